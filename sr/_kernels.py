@@ -1,0 +1,598 @@
+"""Compiled kernels of the room: arrays in, arrays out. One module, so that the compiler's cache sees every change."""
+
+import math
+
+import numpy as np
+from numba import njit
+
+# Most interleaved converters looked for; the correction tables repeat with this period.
+CONVERTERS = 8
+
+
+@njit(nogil=True, cache=True)
+def basis(u, out):
+    """The four uniform cubic B-splines that reach ``u`` in [0, 1) of a knot interval."""
+    v = 1.0 - u
+    out[0] = v * v * v / 6.0
+    out[1] = (3.0 * u * u * u - 6.0 * u * u + 4.0) / 6.0
+    out[2] = (3.0 * v * v * v - 6.0 * v * v + 4.0) / 6.0
+    out[3] = u * u * u / 6.0
+
+
+@njit(nogil=True, cache=True)
+def accumulate_normal_equations(phase_knots, values, weights, band, right):
+    """Add samples to the normal equations of a periodic cubic spline.
+
+    phase_knots: position on the line in knot intervals, float64 (S,), 0 … K; values, weights: float64 (S,);
+    band: float64 (K, 4), band[i, d] couples coefficients i and i + d (cyclic); right: float64 (K,).
+    """
+    knots = right.shape[0]
+    b = np.empty(4)
+    for s in range(values.shape[0]):
+        w = weights[s]
+        if w <= 0.0:
+            continue
+        cell = int(phase_knots[s])
+        basis(phase_knots[s] - cell, b)
+        for i in range(4):
+            row = (cell + i) % knots
+            right[row] += w * b[i] * values[s]
+            for j in range(i, 4):
+                band[row, j - i] += w * b[i] * b[j]
+
+
+@njit(nogil=True, cache=True)
+def evaluate_spline(phase_knots, coefficients, out):
+    """Periodic cubic spline at positions in knot intervals (0 … K); coefficient i multiplies the basis from knot i - 3."""
+    knots = coefficients.shape[0]
+    b = np.empty(4)
+    for s in range(phase_knots.shape[0]):
+        cell = int(phase_knots[s])
+        basis(phase_knots[s] - cell, b)
+        total = 0.0
+        for i in range(4):
+            total += b[i] * coefficients[(cell + i) % knots]
+        out[s] = total
+
+
+@njit(nogil=True, cache=True)
+def evaluate_slope(phase_knots, coefficients, out):
+    """Derivative of the spline per knot interval."""
+    knots = coefficients.shape[0]
+    for s in range(phase_knots.shape[0]):
+        cell = int(phase_knots[s])
+        u = phase_knots[s] - cell
+        v = 1.0 - u
+        c0 = coefficients[cell % knots]
+        c1 = coefficients[(cell + 1) % knots]
+        c2 = coefficients[(cell + 2) % knots]
+        c3 = coefficients[(cell + 3) % knots]
+        d1 = (3.0 * u * u - 4.0 * u) / 2.0
+        d2 = -(3.0 * v * v - 4.0 * v) / 2.0
+        out[s] = -0.5 * v * v * c0 + d1 * c1 + d2 * c2 + 0.5 * u * u * c3
+
+
+@njit(nogil=True, cache=True)
+def _solve(gram, right, prior_gain, prior_slope, out):
+    """Solve the 3 × 3 normal equations of baseline, gain and slope coefficient; out[3] is the variance of the gain.
+
+    Return the variance of the slope coefficient.
+    """
+    a00, a01, a02 = gram[0] + 1e-9, gram[1], gram[2]
+    a11, a12 = gram[3] + prior_gain, gram[4]
+    a22 = gram[5] + prior_slope
+    m00 = a11 * a22 - a12 * a12
+    m01 = a02 * a12 - a01 * a22
+    m02 = a01 * a12 - a02 * a11
+    determinant = a00 * m00 + a01 * m01 + a02 * m02
+    if determinant <= 1e-12 * a00 * a11 * a22:
+        out[0] = right[0] / a00
+        out[1] = 0.0
+        out[2] = 0.0
+        out[3] = np.inf
+        return np.inf
+    m11 = a00 * a22 - a02 * a02
+    m12 = a01 * a02 - a00 * a12
+    m22 = a00 * a11 - a01 * a01
+    out[0] = (m00 * right[0] + m01 * right[1] + m02 * right[2]) / determinant
+    out[1] = (m01 * right[0] + m11 * right[1] + m12 * right[2]) / determinant
+    out[2] = (m02 * right[0] + m12 * right[1] + m22 * right[2]) / determinant
+    out[3] = m11 / determinant
+    return m22 / determinant
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _sums(y, p, q, w, gram, right):
+    """Weighted normal equations of y = baseline + gain·p + slope·q over one line, all float32 (W,)."""
+    g00 = g01 = g02 = g11 = g12 = g22 = np.float32(0.0)
+    r0 = r1 = r2 = np.float32(0.0)
+    for j in range(y.shape[0]):
+        wj, pj, qj = w[j], p[j], q[j]
+        wp, wq, wy = wj * pj, wj * qj, wj * y[j]
+        g00 += wj
+        g01 += wp
+        g02 += wq
+        g11 += wp * pj
+        g12 += wp * qj
+        g22 += wq * qj
+        r0 += wy
+        r1 += wy * pj
+        r2 += wy * qj
+    gram[0], gram[1], gram[2], gram[3], gram[4], gram[5] = g00, g01, g02, g11, g12, g22
+    right[0], right[1], right[2] = r0, r1, r2
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _right_sums(y, p, q, w, right):
+    """The right-hand side of :func:`_sums` alone; the left-hand side of a whole line is known beforehand."""
+    r0 = r1 = r2 = np.float32(0.0)
+    for j in range(y.shape[0]):
+        wy = w[j] * y[j]
+        r0 += wy
+        r1 += wy * p[j]
+        r2 += wy * q[j]
+    right[0], right[1], right[2] = r0, r1, r2
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _residual(y, p, q, w, fit, out):
+    """Residual of the fit into ``out``; return the weighted sum of its squares."""
+    b, g, c = np.float32(fit[0]), np.float32(fit[1]), np.float32(fit[2])
+    total = np.float32(0.0)
+    for j in range(y.shape[0]):
+        r = y[j] - b - g * p[j] - c * q[j]
+        out[j] = r
+        total += w[j] * r * r
+    return total
+
+
+@njit(nogil=True, cache=True)
+def _load(samples, first, converter, scale, shift, p, low, high, y):
+    """Corrected samples minus the empty line; return how many lie on a rail (their y is kept, see the caller)."""
+    width = y.shape[0]
+    x = samples[first : first + width]
+    a = scale[converter : converter + width]
+    o = shift[converter : converter + width]
+    lowest, highest = x[0], x[0]
+    for j in range(width):
+        lowest = min(lowest, x[j])
+        highest = max(highest, x[j])
+    for j in range(width):
+        y[j] = x[j] * a[j] - o[j] - p[j]
+    if lowest > low and highest < high:
+        return 0
+    count = 0
+    for j in range(width):
+        if x[j] <= low or x[j] >= high:
+            count += 1
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _fit_robust(samples, first, y, p, q, w, dark, low, high, priors, slope_start, masked_w, residual, fit):
+    """Fit baseline, gain and delay on the empty positions of a line that holds something else too.
+
+    Positions far from the empty line, their neighbours and samples on a rail get no weight. The fit starts from
+    the predicted clock, nominal gain and the dark baseline, and tightens its tolerance step by step.
+    Return (variance of the slope coefficient, share of the line's timing information that was left).
+    """
+    width = y.shape[0]
+    gram = np.empty(6)
+    right = np.empty(3)
+    full_information = 0.0
+    for j in range(width):
+        on_rail = samples[first + j] <= low or samples[first + j] >= high
+        full_information += 0.0 if on_rail else w[j] * q[j] * q[j]
+    fit[0], fit[1], fit[2] = 0.0, 0.0, slope_start
+    n_dark = 0
+    for j in range(width):
+        if dark[j] and w[j] > 0:
+            residual[n_dark] = y[j]
+            n_dark += 1
+    if n_dark > 4:
+        fit[0] = np.median(residual[:n_dark])
+    variance = np.inf
+    for step in range(4):
+        delay_slack = np.float32((0.25, 0.1, 0.04, 0.02)[step])
+        gain_slack = np.float32((0.06, 0.03, 0.015, 0.01)[step])
+        b, g, c = np.float32(fit[0]), np.float32(fit[1]), np.float32(fit[2])
+        for j in range(width):
+            r = abs(y[j] - b - g * p[j] - c * q[j])
+            residual[j] = r - delay_slack * abs(q[j]) - gain_slack * abs(p[j])
+            masked_w[j] = w[j]
+        for j in range(width):
+            if samples[first + j] <= low or samples[first + j] >= high:
+                masked_w[j] = 0.0
+            elif residual[j] > 0 and residual[j] * residual[j] * w[j] > 12.0:
+                for k in range(max(0, j - 2), min(width, j + 3)):
+                    masked_w[k] = 0.0
+        _sums(y, p, q, masked_w, gram, right)
+        # the prior of the slope coefficient is centred on the predicted clock, not on zero
+        right[2] += priors[1] * slope_start
+        variance = _solve(gram, right, priors[0], priors[1], fit)
+    information = 0.0
+    for j in range(width):
+        information += masked_w[j] * q[j] * q[j]
+    return variance, information / max(full_information, 1e-30)
+
+
+@njit(nogil=True, cache=True)
+def fit_line(samples, first, converter, epsilon, row, tables, limits, priors, chi2_limit, work, fit):
+    """Fit one line: y = baseline + gain change·p + slope·q, robustly where the plain fit does not explain it.
+
+    tables = (scale, shift, p, q, w, dark, gram); priors = (1/var of gain change, 1/var of delay) [1, 1/samples²];
+    work: float32 (3, W). Residuals of all positions are left in work[1].
+    Return (variance of slope, information share, chi-square, samples on a rail).
+    """
+    scale, shift, profiles, slopes, weights, darks, grams = tables
+    p, q, w = profiles[row], slopes[row], weights[row]
+    y, residual, masked_w = work[0], work[1], work[2]
+    on_rail = _load(samples, first, converter, scale, shift, p, limits[0], limits[1], y)
+    right = np.empty(3)
+    variance, share, chi2 = 0.0, 1.0, 0.0
+    clean = False
+    if on_rail == 0:
+        _right_sums(y, p, q, w, right)
+        right[2] += priors[1] * epsilon
+        variance = _solve(grams[row], right, priors[0], priors[1], fit)
+        chi2 = _residual(y, p, q, w, fit, residual)
+        clean = chi2 < chi2_limit
+    if not clean:
+        variance, share = _fit_robust(
+            samples, first, y, p, q, w, darks[row], limits[0], limits[1], priors, epsilon, masked_w, residual, fit
+        )
+        chi2 = _residual(y, p, q, w, fit, residual)
+    return variance, share, chi2, on_rail
+
+
+@njit(nogil=True, cache=True)
+def fit_lines(samples, origin, starts, tables, limits, priors, chi2_limit, out):
+    """Fit lines at predicted starts; ``samples[0]`` is sample ``origin`` of the digitiser.
+
+    starts: float64 (N,), predicted line starts in digitiser samples.
+    out: float64 (N, 8): delay against the prediction [samples], its variance, information share, baseline [codes],
+    gain, chi-square, samples on a rail, variance of the gain. Lines that do not lie wholly in ``samples`` get variance inf.
+    """
+    profiles = tables[2]
+    phases, width = profiles.shape[0] - 1, profiles.shape[1]
+    work = np.empty((3, width), dtype=np.float32)
+    fit = np.empty(4)
+    for n in range(starts.shape[0]):
+        first = math.ceil(starts[n])
+        tau = first - starts[n]
+        row = int(tau * phases + 0.5)
+        epsilon = tau - row / phases
+        position = first - origin
+        out[n, :] = 0.0
+        if position < 0 or position + width > samples.shape[0]:
+            out[n, 1] = np.inf
+            continue
+        variance, share, chi2, on_rail = fit_line(
+            samples, position, first % CONVERTERS, epsilon, row, tables, limits, priors, chi2_limit, work, fit
+        )
+        gain = max(1.0 + fit[1], 0.05)
+        out[n, 0] = epsilon - fit[2] / gain
+        # what a cell leaves visible of a line is seldom quite empty: trust it less than its noise says
+        out[n, 1] = variance / (gain * gain * max(share * share, 1e-6))
+        out[n, 2] = share
+        out[n, 3] = fit[0]
+        out[n, 4] = 1.0 + fit[1]
+        out[n, 5] = chi2
+        out[n, 6] = on_rail
+        out[n, 7] = fit[3]
+
+
+@njit(nogil=True, cache=True)
+def block_delay(fits, tolerance, out):
+    """Robust weighted mean of the delays of a block of lines: out = (mean, variance, mean line index, share kept).
+
+    The variance is the larger of what the noise predicts and what the lines' own scatter shows.
+    """
+    lines = fits.shape[0]
+    usable = np.empty(lines)
+    count = 0
+    for n in range(lines):
+        if fits[n, 2] > 0.05 and np.isfinite(fits[n, 1]) and abs(fits[n, 0]) < tolerance:
+            usable[count] = fits[n, 0]
+            count += 1
+    out[0], out[1], out[2], out[3] = 0.0, np.inf, 0.5 * (lines - 1), count / lines
+    if count < max(2, lines // 8):
+        return
+    centre = np.median(usable[:count])
+    spread = 1.4826 * np.median(np.abs(usable[:count] - centre)) + 1e-6
+    total = first = index = squares = kept = 0.0
+    for step in range(2):
+        total = first = index = squares = kept = 0.0
+        for n in range(lines):
+            if not (fits[n, 2] > 0.05 and np.isfinite(fits[n, 1])) or abs(fits[n, 0] - centre) > 5 * spread:
+                continue
+            # the scatter floor keeps one line of the block from deciding alone
+            w = 1.0 / (fits[n, 1] + 0.25 * spread * spread)
+            total += w
+            first += w * fits[n, 0]
+            index += w * n
+            squares += w * (fits[n, 0] - centre) ** 2
+            kept += 1
+        if kept < 2:
+            return
+        centre = first / total
+    model = 1.0 / total
+    empirical = squares / total / max(kept - 1.0, 1.0)
+    out[0], out[1], out[2], out[3] = centre, max(model, empirical), index / total, kept / lines
+
+
+@njit(nogil=True, cache=True)
+def track_blocks(
+    samples, origin, start, period, block_lines, stride, last_start, tables, limits, priors, chi2_limit, updates, out
+):
+    """Follow the line clock through ``samples`` in blocks of lines, from a predicted start and period.
+
+    Each block is fitted where the clock so far predicts it; the prediction is a growing-memory straight line that
+    settles to a gentle loop. ``updates`` blocks were already averaged. out: float64 (blocks, 5): line index of the
+    measurement counted from the first block's first line, its place [samples], variance, median chi-square, median gain.
+    Stops after a block whose next one would start beyond ``last_start`` or when the clock is lost.
+    Return (blocks done, next start, period, updates, lines advanced, lost).
+    """
+    fits = np.empty((block_lines, 8))
+    starts = np.empty(block_lines)
+    mean = np.empty(4)
+    line = 0
+    misses = 0
+    block = 0
+    while block < out.shape[0] and start + (block_lines - 1) * period <= last_start:
+        found = False
+        for attempt in range(4):
+            for n in range(block_lines):
+                starts[n] = start + n * period
+            fit_lines(samples, origin, starts, tables, limits, priors, chi2_limit, fits)
+            block_delay(fits, 1.0, mean)
+            found = mean[3] > 0.2 and np.isfinite(mean[1])
+            # a large first correction is repeated from where it led
+            if not found or abs(mean[0]) < 0.02 or attempt == 3:
+                break
+            start += mean[0]
+        out[block, 0] = line + mean[2]
+        out[block, 1] = start + mean[2] * period + mean[0]
+        out[block, 2] = mean[1] if found else np.inf
+        out[block, 3] = np.median(fits[:, 5])
+        out[block, 4] = np.median(fits[:, 4])
+        block += 1
+        if found:
+            misses = 0
+            updates += 1
+            k = updates
+            alpha = max(2.0 * (2.0 * k - 1.0) / (k * (k + 1.0)), 0.3)
+            beta = max(6.0 / (k * (k + 1.0)), 0.03) if k > 1 else 0.0
+            start += min(alpha, 1.0) * mean[0]
+            period += beta * mean[0] / (block_lines * stride)
+        else:
+            misses += 1
+            if misses > 64:
+                return block, start, period, updates, line, True
+        start += block_lines * stride * period
+        line += block_lines * stride
+    return block, start, period, updates, line, False
+
+
+@njit(nogil=True, cache=True)
+def kalman(line, place, variance, q, state, covariance):
+    """Filter of (place, period) whose period wanders as a random walk of density ``q`` [samples² per line³].
+
+    line, place, variance: float64 (B,); infinite variance: no measurement. Fills state (B, 2) and covariance
+    (B, 3) = (var place, cov, var period) after each update; return the log-likelihood of the innovations.
+    """
+    x0, x1 = 0.0, 0.0
+    p00, p01, p11 = 1e8, 0.0, 1.0
+    likelihood = 0.0
+    seen = 0
+    for i in range(line.shape[0]):
+        if i > 0:
+            m = line[i] - line[i - 1]
+            x0 += m * x1
+            p00 += 2.0 * m * p01 + m * m * p11 + q * m * m * m / 3.0
+            p01 += m * p11 + q * m * m / 2.0
+            p11 += q * m
+        if np.isfinite(variance[i]):
+            innovation = place[i] - x0
+            s = p00 + variance[i]
+            if seen >= 2:
+                likelihood -= 0.5 * (math.log(s) + innovation * innovation / s)
+            seen += 1
+            k0, k1 = p00 / s, p01 / s
+            x0 += k0 * innovation
+            x1 += k1 * innovation
+            # Joseph-free form is safe here: the gains are exact and p00 ≤ variance after the update
+            p11 -= k1 * p01
+            p01 -= k0 * p01
+            p00 -= k0 * p00
+        state[i, 0], state[i, 1] = x0, x1
+        covariance[i, 0], covariance[i, 1], covariance[i, 2] = p00, p01, p11
+    return likelihood
+
+
+@njit(nogil=True, cache=True)
+def smooth(line, q, state, covariance):
+    """Rauch-Tung-Striebel pass over the output of :func:`kalman`, in place."""
+    for i in range(line.shape[0] - 2, -1, -1):
+        m = line[i + 1] - line[i]
+        f00, f01, f11 = covariance[i, 0], covariance[i, 1], covariance[i, 2]
+        a00 = f00 + 2.0 * m * f01 + m * m * f11 + q * m * m * m / 3.0
+        a01 = f01 + m * f11 + q * m * m / 2.0
+        a11 = f11 + q * m
+        det = a00 * a11 - a01 * a01
+        if det <= 0.0:
+            continue
+        # gain = P Fᵀ A⁻¹ with F = [[1, m], [0, 1]]
+        c00, c01 = f00 + m * f01, f01
+        c10, c11 = f01 + m * f11, f11
+        g00 = (c00 * a11 - c01 * a01) / det
+        g01 = (c01 * a00 - c00 * a01) / det
+        g10 = (c10 * a11 - c11 * a01) / det
+        g11 = (c11 * a00 - c10 * a01) / det
+        d0 = state[i + 1, 0] - (state[i, 0] + m * state[i, 1])
+        d1 = state[i + 1, 1] - state[i, 1]
+        state[i, 0] += g00 * d0 + g01 * d1
+        state[i, 1] += g10 * d0 + g11 * d1
+        e00 = covariance[i + 1, 0] - a00
+        e01 = covariance[i + 1, 1] - a01
+        e11 = covariance[i + 1, 2] - a11
+        h00, h01 = g00 * e00 + g01 * e01, g00 * e01 + g01 * e11
+        h10, h11 = g10 * e00 + g11 * e01, g10 * e01 + g11 * e11
+        covariance[i, 0] += h00 * g00 + h01 * g01
+        covariance[i, 1] += h00 * g10 + h01 * g11
+        covariance[i, 2] += h10 * g10 + h11 * g11
+
+
+@njit(nogil=True, cache=True)
+def unfold_lines(samples, origin, starts, fits, low, high, tau, value, converter, line):
+    """Equivalent-time samples of whole lines: position on the line, code, converter and line of every sample.
+
+    starts: float64 (N + 1,), predicted; fits: float64 (N, 8) of :func:`fit_lines`, whose delay is added.
+    A line with an infinite variance, and samples on a rail, are marked by converter = -1. Return the number written.
+    """
+    count = 0
+    for n in range(starts.shape[0] - 1):
+        first, last = math.ceil(starts[n]), math.ceil(starts[n + 1])
+        for k in range(max(first, origin), min(last, origin + samples.shape[0])):
+            x = samples[k - origin]
+            tau[count] = k - starts[n] - fits[n, 0]
+            value[count] = x
+            bad = not np.isfinite(fits[n, 1]) or x <= low or x >= high
+            converter[count] = -1 if bad else k % CONVERTERS
+            line[count] = n
+            count += 1
+    return count
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _add_bins(residual, weight, columns, sums, squares, counts):
+    """Add a line's normalised residuals to its row of bins, ``columns`` samples wide."""
+    for c in range(sums.shape[0]):
+        total = square = number = np.float32(0.0)
+        for j in range(c * columns, min((c + 1) * columns, residual.shape[0])):
+            r = residual[j]
+            w = weight[j]
+            total += r * math.sqrt(w)
+            square += r * r * w
+            number += np.float32(1.0) if w > 0 else np.float32(0.0)
+        sums[c] += total
+        squares[c] += square
+        counts[c] += number
+
+
+@njit(nogil=True, cache=True)
+def detect_rows(samples, origin, starts, row_lines, columns, tables, search, limits, priors, chi2_limit, out, lines_out):
+    """Significance of whatever is not the empty line, in bins of ``row_lines`` lines × ``columns`` samples.
+
+    starts: float64 (R · row_lines,). search: float32 (phases + 1, W), the weights of the positions that are searched.
+    out: float32 (R, C): the larger of the mean residual's and the energy's significance [standard deviations].
+    lines_out: int64 (2,), incremented by lines fitted and by lines that do not lie wholly in ``samples``.
+    """
+    profiles = tables[2]
+    phases, width = profiles.shape[0] - 1, profiles.shape[1]
+    bins = out.shape[1]
+    work = np.empty((3, width), dtype=np.float32)
+    sums, squares, counts = np.zeros(bins, np.float32), np.zeros(bins, np.float32), np.zeros(bins, np.float32)
+    fit = np.empty(4)
+    for row in range(out.shape[0]):
+        sums[:], squares[:], counts[:] = 0.0, 0.0, 0.0
+        for n in range(row * row_lines, min((row + 1) * row_lines, starts.shape[0])):
+            first = math.ceil(starts[n])
+            tau = first - starts[n]
+            phase = int(tau * phases + 0.5)
+            position = first - origin
+            if position < 0 or position + width > samples.shape[0]:
+                lines_out[1] += 1
+                continue
+            lines_out[0] += 1
+            fit_line(
+                samples, position, first % CONVERTERS, tau - phase / phases, phase, tables, limits, priors, chi2_limit,
+                work, fit,
+            )
+            _add_bins(work[1], search[phase], columns, sums, squares, counts)
+        for c in range(bins):
+            n_samples = counts[c]
+            if n_samples < 1.0:
+                out[row, c] = 0.0
+                continue
+            mean = abs(sums[c]) / math.sqrt(n_samples)
+            # Wilson-Hilferty: the cube root of a mean chi-square is nearly normal, so its tail is comparable
+            k = 2.0 / (9.0 * n_samples)
+            energy = ((squares[c] / n_samples) ** (1.0 / 3.0) - (1.0 - k)) / math.sqrt(k)
+            out[row, c] = max(mean, energy)
+
+
+@njit(nogil=True, cache=True)
+def count_on_rail(samples, low, high):
+    """Number of samples at or beyond the rails."""
+    lowest, highest = samples[0], samples[0]
+    for i in range(samples.shape[0]):
+        lowest = min(lowest, samples[i])
+        highest = max(highest, samples[i])
+    if lowest > low and highest < high:
+        return 0
+    count = 0
+    for i in range(samples.shape[0]):
+        if samples[i] <= low or samples[i] >= high:
+            count += 1
+    return count
+
+
+@njit(nogil=True, cache=True)
+def grid_lines(
+    samples, origin, starts, fits, first_converter, inverse_gain, offset, low, high, light, variance, usable,
+    steps_per_sample, line_of_row, tau_of_column, sigma_lines, sigma_samples, reach_lines, reach_samples,
+    numerator, weight, square,
+):  # fmt: skip
+    """Spread the samples of lines over an image, each at its true place, by weighted least squares per pixel.
+
+    Pixel value = numerator / weight estimates the transmission with Gaussian weights in line and position times the
+    light's squared signal to noise; square / weight² is its variance. starts: float64 (N,); fits: float64 (N, 8);
+    light, variance, usable: tables over τ at 1/steps_per_sample samples from tau_of_column[0] - reach_samples on.
+    line_of_row: float64 (R,) uniform, counted from starts[0]; tau_of_column: float64 (C,), uniform.
+    """
+    rows, columns = numerator.shape
+    row_step = line_of_row[1] - line_of_row[0] if rows > 1 else 1.0
+    column_step = tau_of_column[1] - tau_of_column[0] if columns > 1 else 1.0
+    table_start = tau_of_column[0] - reach_samples
+    kernel_row = np.empty(rows)
+    kernel_column = np.empty(columns)
+    for n in range(starts.shape[0]):
+        if not np.isfinite(fits[n, 1]):
+            continue
+        start, baseline, gain = starts[n] + fits[n, 0], fits[n, 3], fits[n, 4]
+        row_first = max(0, math.ceil((n - reach_lines - line_of_row[0]) / row_step))
+        row_last = min(rows - 1, math.floor((n + reach_lines - line_of_row[0]) / row_step))
+        if row_last < row_first:
+            continue
+        for r in range(row_first, row_last + 1):
+            d = (line_of_row[r] - n) / sigma_lines
+            kernel_row[r] = math.exp(-0.5 * d * d)
+        first = math.ceil(start + table_start)
+        last = math.floor(start + tau_of_column[columns - 1] + reach_samples)
+        for k in range(max(first, origin), min(last, origin + samples.shape[0] - 1) + 1):
+            x = samples[k - origin]
+            if x <= low or x >= high:
+                continue
+            tau = k - start
+            place = (tau - table_start) * steps_per_sample
+            i = int(place)
+            if i < 0 or i + 1 >= light.shape[0] or not (usable[i] and usable[i + 1]):
+                continue
+            u = place - i
+            p = light[i] + u * (light[i + 1] - light[i])
+            v = variance[i] + u * (variance[i + 1] - variance[i])
+            c = (k - first_converter) % inverse_gain.shape[0]
+            y = ((x - offset[c]) * inverse_gain[c] - baseline) / gain
+            column_first = max(0, math.ceil((tau - reach_samples - tau_of_column[0]) / column_step))
+            column_last = min(columns - 1, math.floor((tau + reach_samples - tau_of_column[0]) / column_step))
+            for q in range(column_first, column_last + 1):
+                d = (tau_of_column[q] - tau) / sigma_samples
+                kernel_column[q] = math.exp(-0.5 * d * d)
+            pv, ppv = p * y / v, p * p / v
+            for r in range(row_first, row_last + 1):
+                for q in range(column_first, column_last + 1):
+                    h = kernel_row[r] * kernel_column[q]
+                    numerator[r, q] += h * pv
+                    weight[r, q] += h * ppv
+                    square[r, q] += h * h * ppv

@@ -1,0 +1,434 @@
+"""Measure the empty line from the capture itself.
+
+The profile needs to know where each line starts, the clock needs to know the profile: the two are found in turns,
+on whatever positions of whatever lines are empty.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import nnls
+
+from . import _kernels
+from .background import LIT_SHARE, Background
+from .errors import SignalError
+from .line_fit import line_fits, line_tables
+from .period import MIN_LINES, find_period
+from .profile import Profile, fit_profile
+from .tracking import correlate_start, follow_blocks, smooth_blocks
+
+_LINES_PER_SPAN = 1024
+_BLOCK_LINES = 32
+_ROUNDS = 7
+
+
+def find_code_limits(samples: np.ndarray) -> tuple[int, int]:
+    """The rails of the digitiser as the samples show them: an extreme code on which samples pile up.
+
+    Where an extreme code is no more frequent than its neighbours explain, the rail lies one code beyond it, so
+    that no sample counts as saturated.
+    """
+    low, high = int(samples.min()), int(samples.max())
+
+    def piles_up(extreme: int, inward: int) -> bool:
+        at_rail = int(np.count_nonzero(samples == extreme))
+        near = max(int(np.count_nonzero(samples == extreme + inward * d)) for d in (1, 2, 3))
+        return at_rail >= 8 and at_rail > 3 * near
+
+    return (low if piles_up(low, 1) else low - 1, high if piles_up(high, -1) else high + 1)
+
+
+@dataclass(frozen=True)
+class Span:
+    """A gap-free stretch of samples; ``origin`` is the digitiser's index of its first sample."""
+
+    origin: int
+    samples: np.ndarray
+
+
+def measure_background(
+    spans: Sequence[Span], *, code_limits: tuple[int, int] | None = None, dark_level_codes: float | None = None
+) -> Background:
+    """Measure the empty line, the noise and the converters from stretches of the capture.
+
+    Parameters
+    ----------
+    spans : sequence of Span
+        Stretches spread over the capture, some hundred lines each; cells may be in them, also in every line.
+    code_limits : (int, int), optional
+        The digitiser's rails; found in the samples when not given.
+    dark_level_codes : float, optional
+        Code without light, for captures whose lines leave no dark gap.
+
+    Returns
+    -------
+    background : Background
+
+    Raises
+    ------
+    SignalError
+        If there is no line period, too few lines, or everything is saturated.
+
+    Notes
+    -----
+    Start: period by autocorrelation, profile as the densest quarter of the codes of each phase (an empty channel
+    is the one thing that looks the same at every pass). Then, in turns: lines are fitted with the profile on the
+    positions that agree with it, and the profile is fitted on the samples that agree with the lines (Tukey
+    weights), with the converters' offsets and gains and the noise.
+    """
+    if code_limits is None:
+        code_limits = find_code_limits(np.concatenate([s.samples for s in spans]))
+    on_rail = np.mean([np.mean((s.samples <= code_limits[0]) | (s.samples >= code_limits[1])) for s in spans])
+    if on_rail > 0.5:
+        raise SignalError(
+            f"{100 * on_rail:.0f} % of the samples are saturated: nothing can be measured; "
+            "lower the light or the digitiser's gain, or correct its offset"
+        )
+    periods = [_period_or_none(span.samples) for span in spans]
+    best = max(range(len(spans)), key=lambda i: periods[i][1])
+    period, repeat, why = periods[best]
+    if repeat <= 0:
+        raise SignalError(str(why))
+    main = spans[best]
+    if main.samples.size < (MIN_LINES + 1) * period:
+        raise SignalError(
+            f"only {main.samples.size / period:.1f} lines of {period:.2f} samples: "
+            f"at least {MIN_LINES + 1} are needed to find the empty line; record longer"
+        )
+    background = _first_guess(main, period, code_limits)
+    for attempt in range(2):
+        for round_ in range(_ROUNDS):
+            last = round_ == _ROUNDS - 1
+            background = _refine([main] if round_ < 3 else spans, background, choose_knots=last)
+        divisor = _repeats_within(background)
+        if divisor == 1 or attempt == 1:
+            break
+        background = _first_guess(main, background.period_samples / divisor, code_limits)
+    return _place_line_start(background, dark_level_codes)
+
+
+def _period_or_none(samples: np.ndarray) -> tuple[float, float, SignalError | None]:
+    try:
+        return (*find_period(samples), None)
+    except SignalError as error:
+        return (0.0, 0.0, error)
+
+
+def _first_guess(span: Span, period: float, code_limits: tuple[int, int]) -> Background:
+    """Profile from the densest codes of each phase, with a noise model wide enough for its roughness."""
+    samples = span.samples[: int(_LINES_PER_SPAN * period)].astype(np.float64)
+    lines = samples.size / period
+    per_sample = 4 if lines >= 200 else 2
+    bins = int(per_sample * period)
+    place = np.minimum(((np.arange(samples.size) / period) % 1.0 * bins).astype(int), bins - 1)
+    order = np.lexsort((samples, place))
+    edges = np.searchsorted(place[order], np.arange(bins + 1))
+    values, spread = np.full(bins, np.nan), np.full(bins, np.nan)
+    for b in range(bins):
+        codes = samples[order[edges[b] : edges[b + 1]]]
+        if codes.size < 3:
+            continue
+        width = max(2, codes.size // 4)
+        spans_ = codes[width - 1 :] - codes[: codes.size - width + 1]
+        first = int(np.argmin(spans_))
+        values[b], spread[b] = codes[first : first + width].mean(), spans_[first]
+    known = np.isfinite(values)
+    tau = (np.arange(bins)[known] + 0.5) * (period / bins)
+    profile, _, _ = fit_profile(tau, values[known], np.ones(tau.size), period_samples=period, knots=max(80, bins // 2))
+    # the densest quarter of a Gaussian spans 0.64 of its standard deviation; one code is the least
+    noise = (max(float(np.nanmedian(spread)) / 0.64, 0.5)) ** 2
+    peak = float(np.ptp(profile.light(tau)))
+    return Background(
+        profile=profile,
+        dark_level_codes=None,
+        lit_samples=period,
+        censored=np.zeros(profile.knots, dtype=bool),
+        noise=(noise, 0.0, 0.05),
+        interleave_offset_codes=(0.0,),
+        interleave_gain=(1.0,),
+        code_limits=code_limits,
+        gain_std=max(0.02, np.sqrt(noise) / peak),
+        delay_std_samples=0.3,
+    )
+
+
+def _refine(spans: Sequence[Span], background: Background, *, choose_knots: bool) -> Background:
+    """One turn: follow the lines with the profile, then fit profile, converters and noise to the samples."""
+    tables = line_tables(background)
+    period = background.period_samples
+    pieces, periods, gains, delays = [], [], [], []
+    for span in spans:
+        samples = span.samples[: int((_LINES_PER_SPAN + 1) * period)]
+        start = span.origin + correlate_start(samples, period, background.profile)
+        blocks, *_ = follow_blocks(samples, span.origin, start, period, tables, block_lines=_BLOCK_LINES)
+        if np.isfinite(blocks[:, 2]).sum() < 2:
+            continue
+        state, covariance, _ = smooth_blocks(*blocks[:, :3].T)
+        lines = int((span.origin + samples.size - start) / period)
+        starts = np.interp(np.arange(lines + 1), blocks[:, 0], state[:, 0] - blocks[:, 0] * period)
+        starts += np.arange(lines + 1) * period
+        starts = _extend_straight(starts, blocks[:, 0], state)
+        starts = starts[starts < span.origin + samples.size - period]
+        fits = line_fits(samples, span.origin, starts[:-1], tables, gain_std=background.gain_std, delay_std=0.5)
+        chi2 = np.where(np.isfinite(fits[:, 1]), fits[:, 5], np.inf)
+        emptiest = np.quantile(chi2, 0.2)
+        empty = chi2 <= 1.3 * emptiest
+        fits[:, 3] -= np.median(fits[empty, 3])  # a baseline is relative: the emptiest lines have none
+        phase = np.ceil(starts[:-1]) - starts[:-1]
+        _take_out_phase(fits, phase, empty)
+        if empty.sum() >= 8:
+            free = line_fits(samples, span.origin, starts[:-1][empty], tables, gain_std=0.2, delay_std=0.5)
+            _take_out_phase(free, phase[empty], np.ones(len(free), dtype=bool))
+            gains.append(_excess(free[:, 4], free[:, 7]))
+            delays.append(_excess(free[:, 0], free[:, 1]))
+        trust = np.square(np.minimum(1.0, 1.3 * emptiest / np.maximum(chi2, 1e-9)))
+        shrink = background.delay_std_samples**2 / (background.delay_std_samples**2 + fits[:, 1])
+        fits[:, 0] *= np.where(np.isfinite(shrink), shrink, 0.0)
+        pieces.append(_unfold(span.origin, samples, starts, fits, trust, background.code_limits))
+        weight = np.diff(state[[0, -1], 0])[0], np.diff(blocks[[0, -1], 0])[0]
+        periods.append(weight)
+    if not pieces:
+        raise SignalError(
+            "the line clock could not be followed: no stretch shows the same empty line again and again; "
+            "check that laser and digitiser ran steadily"
+        )
+    period = sum(p for p, _ in periods) / sum(n for _, n in periods)
+    tau, code, converter, baseline, gain, trust = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+    background = replace(
+        background,
+        gain_std=float(np.clip(1.5 * np.median(gains), 0.002, 0.2)) if gains else background.gain_std,
+        delay_std_samples=float(np.clip(np.median(delays), 0.001, 0.5)) if delays else background.delay_std_samples,
+    )
+    return _fit_empty_line(
+        background, period, tau, code, converter, baseline, gain, trust, choose_knots=choose_knots
+    )
+
+
+def _take_out_phase(fits: np.ndarray, phase: np.ndarray, empty: np.ndarray) -> None:
+    """Remove from gains and delays, in place, what depends on the sub-sample phase of the line.
+
+    A pulse knows nothing of the digitiser's clock: such a dependence is an error of the profile, and belongs there.
+    """
+    order = int(np.clip(empty.sum() // 24, 0, 12))
+    angles = 2 * np.pi * phase[:, None] * np.arange(1, order + 1)
+    columns = np.concatenate([np.ones((phase.size, 1)), np.cos(angles), np.sin(angles)], axis=1)
+    for column, mean in ((4, 1.0), (0, 0.0)):
+        values = fits[empty, column]
+        solution, *_ = np.linalg.lstsq(columns[empty], values - mean, rcond=None)
+        fits[:, column] -= columns @ solution
+
+
+def _extend_straight(starts: np.ndarray, line: np.ndarray, state: np.ndarray) -> np.ndarray:
+    """Continue interpolated starts beyond the first and last block at their own periods."""
+    n = np.arange(starts.size)
+    before, after = n < line[0], n > line[-1]
+    starts = starts.copy()
+    starts[before] = state[0, 0] + (n[before] - line[0]) * state[0, 1]
+    starts[after] = state[-1, 0] + (n[after] - line[-1]) * state[-1, 1]
+    return starts
+
+
+def _excess(values: np.ndarray, variances: np.ndarray) -> float:
+    """Robust standard deviation beyond the values' own variances."""
+    spread = 1.4826 * np.median(np.abs(values - np.median(values)))
+    return float(np.sqrt(max(spread**2 - np.median(variances), 0.0)))
+
+
+def _unfold(
+    origin: int, samples: np.ndarray, starts: np.ndarray, fits: np.ndarray, trust: np.ndarray, code_limits: tuple[int, int]
+) -> tuple[np.ndarray, ...]:
+    """Position, code, converter, baseline, gain and trust of every sample of the lines; each of shape (S,)."""
+    tau, code = np.empty(samples.size), np.empty(samples.size)
+    converter, line = np.empty(samples.size, np.int8), np.empty(samples.size, np.int64)
+    low, high = code_limits
+    count = _kernels.unfold_lines(samples, origin, starts, fits, low, high, tau, code, converter, line)
+    line = line[:count]
+    return tau[:count], code[:count], converter[:count], fits[line, 3], fits[line, 4], trust[line]
+
+
+def _fit_empty_line(
+    background: Background,
+    period: float,
+    tau: np.ndarray,
+    code: np.ndarray,
+    converter: np.ndarray,
+    baseline: np.ndarray,
+    gain: np.ndarray,
+    line_trust: np.ndarray,
+    *,
+    choose_knots: bool,
+) -> Background:
+    """Fit converters, profile and noise to equivalent-time samples, weighing down what is not the empty line."""
+    old = replace(background, profile=replace(background.profile, period_samples=period))
+    observed = converter >= 0
+    expected = baseline + gain * old.profile.light(tau)
+    variance = gain**2 * old.variance(tau)
+    offsets, gains = np.array(old.interleave_offset_codes), np.array(old.interleave_gain)
+    position = np.where(observed, converter, 0) % offsets.size
+    residual = (code - offsets[position]) / gains[position] - expected
+    trust = np.where(observed, line_trust * _tukey(residual / np.sqrt(variance)), 0.0)
+    offsets, gains = _fit_converters(code, expected, converter, trust / variance, old.noise_std_codes)
+    position = np.where(observed, converter, 0) % offsets.size
+    light = ((code - offsets[position]) / gains[position] - baseline) / gain
+    weights = trust / variance
+    lines = int(observed.sum() / period)
+    finest = 16 if lines >= 600 else 8 if lines >= 150 else 4
+    choices = [n for n in (2, 4, 8, 16) if n <= finest] if choose_knots else [finest]
+    fits = [
+        fit_profile(tau, light, weights, period_samples=period, knots=max(80, int(round(n * period)))) for n in choices
+    ]
+    best = min(score for _, _, score in fits)
+    # the fewest knots that predict as well: spare ones let errors of single phases live on
+    profile, support, _ = next(fit for fit in fits if fit[2] <= 1.01 * best)
+    profile = replace(profile, origin_samples=0.0)
+    saturated = np.bincount(
+        (profile.knot_positions(tau[~observed])).astype(int) % profile.knots, minlength=profile.knots
+    )
+    seen = np.bincount((profile.knot_positions(tau)).astype(int) % profile.knots, minlength=profile.knots)
+    censored = (saturated > 0.05 * np.maximum(seen, 1)) | (support <= 0)
+    residual = light - profile.light(tau)
+    sure = trust > 0.3
+    noise = _fit_noise(profile, tau[sure], residual[sure], old.noise)
+    return _place_line_start(
+        replace(
+            background,
+            profile=profile,
+            censored=censored,
+            noise=noise,
+            interleave_offset_codes=tuple(float(o) for o in offsets),
+            interleave_gain=tuple(float(g) for g in gains),
+        ),
+        None,
+    )
+
+
+def _tukey(deviations: np.ndarray) -> np.ndarray:
+    """Tukey's biweight: 1 at zero, 0 from five standard deviations on."""
+    return np.square(np.maximum(1 - np.square(deviations / 5.0), 0.0))
+
+
+def _fit_converters(
+    code: np.ndarray, expected: np.ndarray, converter: np.ndarray, weights: np.ndarray, noise_std: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Offset and gain of the interleaved converters: code = offset + gain · expected light, for k mod 1, 2, 4, 8.
+
+    The smallest number of converters whose offsets and gains explain all eight positions is taken.
+    """
+    n = _kernels.CONVERTERS
+    sums = np.zeros((n, 5))
+    used = weights > 0
+    w, m, x, c = weights[used], expected[used], code[used], converter[used].astype(int)
+    for i, term in enumerate((w, w * m, w * m * m, w * x, w * m * x)):
+        sums[:, i] = np.bincount(c, weights=term, minlength=n)[:n]
+
+    def solve(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        s0, s1, s2, t0, t1 = parts.T
+        det = np.maximum(s0 * s2 - s1 * s1, 1e-12)
+        return (s2 * t0 - s1 * t1) / det, (s0 * t1 - s1 * t0) / det
+
+    def unexplained(count: int) -> float:
+        """Weighted rms difference [codes] between the codes that ``count`` and that eight converters predict."""
+        offset, gain = (np.tile(v, n // count) for v in solve(sums.reshape(n // count, count, 5).sum(axis=0)))
+        a, b = offset8 - offset, gain8 - gain
+        return float(np.sqrt(max(np.sum(a * a * sums[:, 0] + 2 * a * b * sums[:, 1] + b * b * sums[:, 2]), 0) / w.sum()))
+
+    offset8, gain8 = solve(sums)
+    enough = 0.12 * noise_std + 0.05 * unexplained(1)
+    count = next(c for c in (1, 2, 4, 8) if c == n or unexplained(c) <= enough)
+    offset, gain = solve(sums.reshape(n // count, count, 5).sum(axis=0))
+    return offset, gain / gain.mean()
+
+
+def _fit_noise(
+    profile: Profile, tau: np.ndarray, residual: np.ndarray, start: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    """Thermal, shot and timing parts of the variance, from the scatter in each quarter sample of the line."""
+    bins = int(4 * profile.period_samples)
+    place = np.minimum((np.mod(tau, profile.period_samples) / profile.period_samples * bins).astype(int), bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    total = np.bincount(place, weights=np.square(residual), minlength=bins)
+    known = counts >= 8
+    if known.sum() < 8:
+        return start
+    centre = (np.arange(bins)[known] + 0.5) * (profile.period_samples / bins)
+    variance = total[known] / counts[known]
+    light, slope = profile.light(centre), profile.slope(centre)
+    floor = float(np.quantile(light, 0.05))
+    # weights by the relative error of a variance estimate, so that bright bins do not rule the dark ones
+    weight = np.sqrt(counts[known]) / np.maximum(variance, 1e-3)
+    columns = np.stack([np.ones_like(light), np.maximum(light - floor, 0), slope**2], axis=1)
+    solution, _ = nnls(columns * weight[:, None], variance * weight)
+    return (float(max(solution[0], 1e-3)), float(solution[1]), float(solution[2]))
+
+
+def _repeats_within(background: Background) -> int:
+    """Whole number of times the found line repeats within itself (1 when the period is the true one)."""
+    profile = background.profile
+    tau = np.arange(profile.knots) * (profile.period_samples / profile.knots)
+    light = profile.light(tau)
+    contrast = float(np.var(light))
+    for divisor in (6, 5, 4, 3, 2):
+        shifted = profile.light(tau + profile.period_samples / divisor)
+        if float(np.mean((light - shifted) ** 2)) < 0.02 * contrast and profile.period_samples / divisor > 8:
+            return divisor
+    return 1
+
+
+def _dark_gap(light: np.ndarray) -> tuple[float, np.ndarray] | None:
+    """Level of the dark floor of a line on a fine grid, and which grid points belong to it; None where there is none.
+
+    A dark gap is flat, a valley between overlapping pulses is curved: the stretch within 1 % of the line's range of
+    the floor must be nearly as long as the stretch within 10 %.
+    """
+    span = float(np.ptp(light))
+    ordered = np.sort(light)
+    lower = ordered[: max(4, np.searchsorted(ordered, ordered[0] + 0.5 * span))]
+    width = max(2, lower.size // 3)
+    first = int(np.argmin(lower[width - 1 :] - lower[: lower.size - width + 1]))
+    floor = float(np.median(lower[first : first + width]))
+    near = np.abs(light - floor) <= 0.012 * span
+    around = light <= floor + 0.1 * span
+    if near.sum() < max(3, 0.02 * light.size) or near.sum() < 0.4 * around.sum():
+        return None
+    return floor, near
+
+
+def _place_line_start(background: Background, dark_level_codes: float | None) -> Background:
+    """Put τ = 0 at the leading edge of the lit part (at the minimum where all is lit) and dark at zero light."""
+    profile = background.profile
+    step = 1 / 16
+    tau = np.arange(0.0, profile.period_samples, step)
+    light = profile.light(tau)
+    gap = _dark_gap(light)
+    mean_offset = float(np.mean(background.interleave_offset_codes))
+    if dark_level_codes is not None:
+        floor = dark_level_codes - mean_offset
+    elif gap is not None:
+        floor = gap[0]
+    else:
+        floor = 0.0
+    if gap is None:
+        begin, length = float(tau[np.argmin(light)]), profile.period_samples
+    else:
+        visible = light[~background.is_censored(tau)]
+        lit = light - floor > LIT_SHARE * (visible.max() - floor)
+        # the longest dark run decides where one line ends and the next begins
+        turned = np.concatenate([lit, lit])
+        edges = np.flatnonzero(np.diff(turned.astype(np.int8)))
+        rises = edges[turned[edges + 1]]
+        runs = [(rise - max(edges[edges < rise], default=rise), rise) for rise in rises if (edges < rise).any()]
+        length_dark, rise = max(runs, key=lambda run: run[0])
+        below, above = light[rise % tau.size] - floor, light[(rise + 1) % tau.size] - floor
+        level = LIT_SHARE * (visible.max() - floor)
+        begin = (rise + (level - below) / (above - below)) % tau.size * step
+        length = (tau.size - length_dark) * step
+    offsets = tuple(o + floor * g for o, g in zip(background.interleave_offset_codes, background.interleave_gain, strict=True))
+    known_dark = dark_level_codes is not None or gap is not None
+    return replace(
+        background,
+        profile=replace(profile, coefficients=profile.coefficients - floor, origin_samples=profile.origin_samples + begin),
+        interleave_offset_codes=offsets,
+        lit_samples=float(length),
+        dark_level_codes=float(np.mean(offsets)) if known_dark else None,
+    )

@@ -1,0 +1,186 @@
+"""The line clock: when each line starts, in samples, with its uncertainty.
+
+The delay of every line against the empty line is measured on its empty positions, averaged over blocks of lines,
+and smoothed: a straight line where the laser and the digitiser keep a constant ratio, a wandering period where the
+blocks themselves show that they do not.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .background import Background
+from .errors import SignalError
+from .line_fit import LineTables
+from .period import MIN_LINES
+from .tracking import correlate_start, follow_blocks, smooth_blocks
+
+BLOCK_LINES = 64
+# From this many lines on, every fourth block is measured: the period's error doubles, far below the wander by then.
+DENSE_LINES = 1 << 18
+SPARSE_STRIDE = 4
+# Samples read at a time; fixed, so that the result does not depend on how a caller cuts the capture.
+PIECE_SAMPLES = 1 << 22
+
+
+
+@dataclass(frozen=True)
+class SegmentClock:
+    """Line starts of one gap-free stretch.
+
+    Knots: ``line`` float64 (K,) line numbers counted from ``first_line`` of the segment, ``start_samples`` (K,),
+    ``period_samples`` (K,) and ``start_std_samples`` (K,). Between knots the start is the cubic that meets both starts and
+    periods; with two knots it is a straight line.
+    """
+
+    first_line: int
+    lines: int
+    line: np.ndarray
+    start_samples: np.ndarray
+    period_samples: np.ndarray
+    start_std_samples: np.ndarray
+    period_std_samples: float
+
+    def line_start(self, line_number: np.ndarray) -> np.ndarray:
+        """Start of lines [samples, float64]; line numbers of the capture, fractions and outside ones allowed."""
+        n = np.asarray(line_number, dtype=np.float64) - self.first_line
+        i = np.clip(np.searchsorted(self.line, n, side="right") - 1, 0, self.line.size - 2)
+        span = self.line[i + 1] - self.line[i]
+        u = n - self.line[i]
+        chord = (self.start_samples[i + 1] - self.start_samples[i]) / span
+        a = self.period_samples[i] - chord
+        b = self.period_samples[i + 1] - chord
+        inside = (u >= 0) & (u <= span)
+        bend = np.where(inside, u * (1 - u / span) * (a * (1 - u / span) - b * (u / span)), 0.0)
+        outside = np.where(u < 0, u * self.period_samples[i], span * chord + (u - span) * self.period_samples[i + 1])
+        return self.start_samples[i] + np.where(inside, u * chord + bend, outside)
+
+    def line_at(self, sample: float) -> float:
+        """Line number, with its fraction, that is under way at a sample of the segment."""
+        period = (self.start_samples[-1] - self.start_samples[0]) / (self.line[-1] - self.line[0])
+        n = self.first_line + self.line[0] + (sample - self.start_samples[0]) / period
+        for _ in range(4):
+            n += (sample - float(self.line_start(np.array(n)))) / period
+        return n
+
+
+@dataclass(frozen=True)
+class LineClock:
+    """The line clock of a capture: one :class:`SegmentClock` per gap-free stretch, in order of lines."""
+
+    segments: tuple[SegmentClock, ...]
+
+    @property
+    def lines(self) -> int:
+        return sum(segment.lines for segment in self.segments)
+
+    @property
+    def period_samples(self) -> float:
+        """Mean period: (last start - first start) / (lines - 1), over all segments."""
+        spans = [
+            float(np.diff(s.line_start(np.array([s.first_line, s.first_line + s.lines - 1])))[0]) for s in self.segments
+        ]
+        return sum(spans) / sum(s.lines - 1 for s in self.segments)
+
+    @property
+    def period_std_samples(self) -> float:
+        """Standard deviation of :attr:`period_samples`."""
+        steps = np.array([s.lines - 1 for s in self.segments], dtype=np.float64)
+        stds = np.array([s.period_std_samples for s in self.segments])
+        return float(np.sqrt(np.sum((steps * stds) ** 2)) / steps.sum())
+
+    @property
+    def start_std_samples(self) -> float:
+        """Typical standard deviation of a line start against the true one (root mean square over the knots)."""
+        return float(np.sqrt(np.mean(np.concatenate([s.start_std_samples for s in self.segments]) ** 2)))
+
+
+
+
+def measure_segment_clock(
+    read: Callable[[int, int], np.ndarray], first: int, stop: int, background: Background, tables: LineTables
+) -> SegmentClock:
+    """Line clock of one gap-free stretch of samples, followed from its first line to its last.
+
+    Parameters
+    ----------
+    read : callable
+        ``read(first, stop)`` gives the samples of that range of digitiser indices, shape (stop - first,).
+    first, stop : int
+        Digitiser indices of the stretch.
+    background, tables
+        The empty line and its tables.
+
+    Returns
+    -------
+    clock : SegmentClock
+        With ``first_line`` 0: line 0 is the first whole line.
+
+    Raises
+    ------
+    SignalError
+        If the stretch holds fewer than :data:`~.period.MIN_LINES` lines or no empty line can be followed in it.
+
+    Notes
+    -----
+    The samples are read in order, once, in pieces of fixed length. Where the clock is lost (the laser was off, the
+    channel blocked), it is found again by correlation, and the line count goes on with the nearest whole number.
+    """
+    period = background.period_samples
+    if stop - first < (MIN_LINES + 2) * period:
+        raise SignalError(
+            f"the stretch of samples {first} to {stop} holds fewer than {MIN_LINES} lines of {period:.1f} samples"
+        )
+    lines = (stop - first) / period
+    stride = SPARSE_STRIDE if lines >= DENSE_LINES else 1
+    block_lines = int(min(BLOCK_LINES, max(4, lines // 8)))
+    measured: list[np.ndarray] = []
+    start, updates, line = np.nan, 0, 0
+    position = first
+    while position < stop:
+        samples = read(position, min(stop, position + PIECE_SAMPLES))
+        if np.isnan(start):
+            found = position + correlate_start(samples, period, background.profile, lines=block_lines)
+            if measured:
+                line += round((found - lost_at) / period)
+            start, updates = found, 0
+        blocks, start, period, updates, advanced, lost = follow_blocks(
+            samples, position, start, period, tables,
+            block_lines=block_lines, stride=stride, updates=updates, gain_std=3 * background.gain_std,
+        )  # fmt: skip
+        blocks[:, 0] += line
+        line += advanced
+        measured.append(blocks)
+        if lost:
+            lost_at, position = start, int(start)
+            start, period = np.nan, background.period_samples
+        elif position + samples.size >= stop:
+            break
+        else:
+            position = max(int(start) - 2, position + 1)
+    blocks = np.concatenate(measured)
+    return _segment_clock(blocks, first, stop, background.lit_samples)
+
+
+def _segment_clock(blocks: np.ndarray, first: int, stop: int, lit_samples: float) -> SegmentClock:
+    """Smooth the blocks and number the lines whose lit part lies wholly within the samples first … stop."""
+    line, place, variance = blocks[:, :3].T
+    state, covariance, wander = smooth_blocks(line, place, variance)
+    knots = slice(None) if wander > 0 and line.size > 2 else [0, -1]
+    std = np.sqrt(np.maximum(covariance[:, 0], 0.0))
+    steps = line[-1] - line[0]
+    # with a constant period the last state holds the whole fit; with a wandering one the ends are independent
+    period_std = np.sqrt(covariance[-1, 2]) if wander == 0 else np.hypot(std[0], std[-1]) / steps
+    clock = SegmentClock(
+        first_line=0,
+        lines=1,
+        line=line[knots],
+        start_samples=state[knots, 0],
+        period_samples=state[knots, 1],
+        start_std_samples=std[knots],
+        period_std_samples=float(period_std),
+    )
+    begin = int(np.ceil(clock.line_at(first)))
+    end = int(np.floor(clock.line_at(stop - lit_samples))) + 1
+    return replace(clock, lines=end - begin, line=clock.line - begin)
