@@ -210,6 +210,16 @@ def _fit_robust(samples, first, y, p, q, w, dark, low, high, priors, slope_start
         # the prior of the slope coefficient is centred on the predicted clock, not on zero
         right[2] += priors[1] * slope_start
         variance = _solve(gram, right, priors[0], priors[1], fit)
+    if fit[1] * fit[1] * priors[0] > 16.0:
+        # no pulse is that bright or dim: what was taken for the empty line is a cell, and nothing empty is left
+        b = 0.0
+        if n_dark > 4:
+            for j in range(width):
+                masked_w[j] = masked_w[j] if dark[j] else 0.0
+            _sums(y, p, q, masked_w, gram, right)
+            b = right[0] / max(gram[0], 1e-9)
+        fit[0], fit[1], fit[2], fit[3] = b, 0.0, slope_start, 1e6
+        return 1e6, 0.0
     information = 0.0
     for j in range(width):
         information += masked_w[j] * q[j] * q[j]

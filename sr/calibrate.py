@@ -20,7 +20,9 @@ from .tracking import correlate_start, follow_blocks, smooth_blocks
 
 _LINES_PER_SPAN = 1024
 _BLOCK_LINES = 32
-_ROUNDS = 7
+_MOST_ROUNDS = 10
+# Rounds go on until the empty line changes by less than this share of its noise (root mean square where it is lit).
+_SETTLED = 0.2
 
 
 def find_code_limits(samples: np.ndarray) -> tuple[int, int]:
@@ -98,9 +100,9 @@ def measure_background(
         )
     background = _first_guess(main, period, code_limits)
     for attempt in range(2):
-        for round_ in range(_ROUNDS):
-            last = round_ == _ROUNDS - 1
-            background = _refine([main] if round_ < 3 else spans, background, choose_knots=last)
+        background = _converge([main], background, register_lines=False)
+        background = _converge(spans, background, register_lines=True)
+        background = _refine(spans, background, register_lines=True, choose_knots=True)
         divisor = _repeats_within(background)
         if divisor == 1 or attempt == 1:
             break
@@ -119,8 +121,7 @@ def _first_guess(span: Span, period: float, code_limits: tuple[int, int]) -> Bac
     """Profile from the densest codes of each phase, with a noise model wide enough for its roughness."""
     samples = span.samples[: int(_LINES_PER_SPAN * period)].astype(np.float64)
     lines = samples.size / period
-    per_sample = 4 if lines >= 200 else 2
-    bins = int(per_sample * period)
+    bins = int(np.clip(lines / 60, 2, 16) * period)
     place = np.minimum(((np.arange(samples.size) / period) % 1.0 * bins).astype(int), bins - 1)
     order = np.lexsort((samples, place))
     edges = np.searchsorted(place[order], np.arange(bins + 1))
@@ -153,8 +154,29 @@ def _first_guess(span: Span, period: float, code_limits: tuple[int, int]) -> Bac
     )
 
 
-def _refine(spans: Sequence[Span], background: Background, *, choose_knots: bool) -> Background:
-    """One turn: follow the lines with the profile, then fit profile, converters and noise to the samples."""
+def _converge(spans: Sequence[Span], background: Background, *, register_lines: bool) -> Background:
+    """Turn after turn until the profile has settled."""
+    for _ in range(_MOST_ROUNDS):
+        before, background = background, _refine(spans, background, register_lines=register_lines, choose_knots=False)
+        tau = np.arange(0.0, background.lit_samples, 1 / 16)
+        change = background.profile.light(tau) - before.profile.light(tau)
+        steep = background.profile.slope(tau)
+        # a common shift is no change of the profile
+        change -= change @ steep / max(steep @ steep, 1e-12) * steep
+        known = ~background.is_censored(tau)
+        if np.sqrt(np.mean(change[known] ** 2)) < _SETTLED * background.noise_std_codes:
+            break
+    return background
+
+
+def _refine(
+    spans: Sequence[Span], background: Background, *, register_lines: bool, choose_knots: bool
+) -> Background:
+    """One turn: follow the lines with the profile, then fit profile, converters and noise to the samples.
+
+    Without ``register_lines`` every line counts with nominal energy at its clock's place: energies and delays fitted
+    with a rough profile would make up for its errors, phase by phase, and keep them.
+    """
     tables = line_tables(background)
     period = background.period_samples
     pieces, periods, gains, delays = [], [], [], []
@@ -183,8 +205,11 @@ def _refine(spans: Sequence[Span], background: Background, *, choose_knots: bool
             gains.append(_excess(free[:, 4], free[:, 7]))
             delays.append(_excess(free[:, 0], free[:, 1]))
         trust = np.square(np.minimum(1.0, 1.3 * emptiest / np.maximum(chi2, 1e-9)))
-        shrink = background.delay_std_samples**2 / (background.delay_std_samples**2 + fits[:, 1])
-        fits[:, 0] *= np.where(np.isfinite(shrink), shrink, 0.0)
+        # of what was measured, as much as the scatter from line to line makes credible
+        for column, std, noise in ((0, background.delay_std_samples, 1), (4, background.gain_std, 7)):
+            credible = std**2 / (std**2 + fits[:, noise]) if register_lines else np.zeros(len(fits))
+            mean = 1.0 if column == 4 else 0.0
+            fits[:, column] = mean + credible * (fits[:, column] - mean)
         pieces.append(_unfold(span.origin, samples, starts, fits, trust, background.code_limits))
         weight = np.diff(state[[0, -1], 0])[0], np.diff(blocks[[0, -1], 0])[0]
         periods.append(weight)

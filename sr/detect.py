@@ -1,0 +1,121 @@
+"""Detect what differs from the empty line: a map of significance over (line, position), and the events in it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from . import _kernels
+from .background import Background
+from .line_fit import LineTables
+
+# Lines of one row of the map; rows start at multiples of this line number, whatever part of a capture is looked at.
+ROW_LINES = 4
+# Significance [standard deviations] from which a bin starts an event, and from which a neighbour belongs to it.
+# A thousand million samples make some ten million bins; noise passes the first about once in 10¹¹.
+START_SIGNIFICANCE = 7.0
+JOIN_SIGNIFICANCE = 4.5
+# Bins further apart than this many empty ones belong to different events.
+GAP_BINS = 1
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that is not the empty line: a connected group of bins of the map.
+
+    ``line_first`` … ``line_last`` (inclusive) are line numbers of the segment clock it was found with, ``bins`` bool
+    (rows, columns) says which bins of its bounding box belong to it; column c of the box begins at
+    ``tau_first + c * columns_samples`` samples from the line start.
+    """
+
+    line_first: int
+    line_last: int
+    tau_first_samples: float
+    columns_samples: int
+    bins: np.ndarray
+    significance: float
+
+    @property
+    def tau_last_samples(self) -> float:
+        return self.tau_first_samples + self.bins.shape[1] * self.columns_samples
+
+
+def bin_columns(background: Background) -> int:
+    """Width of a bin [samples]: about a sixteenth of the lit part, 2 … 16."""
+    return int(np.clip(round(background.lit_samples / 16), 2, 16))
+
+
+def significance_map(
+    samples: np.ndarray, origin: int, starts: np.ndarray, background: Background, tables: LineTables
+) -> tuple[np.ndarray, int]:
+    """Significance of deviations from the empty line.
+
+    Parameters
+    ----------
+    samples : ndarray of shape (S,)
+        Waveform [codes]; ``origin`` is the digitiser's index of its first sample.
+    starts : ndarray of shape (N,), float64
+        Starts of consecutive lines, N a multiple of :data:`ROW_LINES` (the last row may be short).
+
+    Returns
+    -------
+    significance : ndarray of shape (ceil(N / ROW_LINES), C), float32
+        Standard deviations; 0 where the line is not lit.
+    fitted : int
+        Lines that lay wholly in ``samples`` and were looked at.
+
+    Notes
+    -----
+    Each line is fitted on its empty positions (baseline, pulse energy, delay). Per bin the larger of two tests is
+    kept: the mean residual (absorbing objects) and the residual energy (phase objects, bright and dark side by side).
+    """
+    columns = bin_columns(background)
+    bins = int(np.ceil(background.lit_samples / columns))
+    rows = -(-starts.size // ROW_LINES)
+    out = np.zeros((rows, bins), dtype=np.float32)
+    counted = np.zeros(2, dtype=np.int64)
+    tau = np.arange(tables.phases + 1)[:, None] / tables.phases + np.arange(tables.width)
+    search = np.where(background.usable(tau), tables.arrays[4], 0.0).astype(np.float32)
+    priors = (1 / background.gain_std**2, 1 / background.delay_std_samples**2)
+    _kernels.detect_rows(
+        samples, origin, starts, ROW_LINES, columns, tables.arrays, search, tables.limits, priors, tables.chi2_limit,
+        out, counted,
+    )  # fmt: skip
+    return out, int(counted[0])
+
+
+def find_events(significance: np.ndarray, first_line: int, columns: int) -> list[Event]:
+    """Events in a map, in order of their first line, then of position.
+
+    Parameters
+    ----------
+    significance : ndarray of shape (R, C)
+        From :func:`significance_map`; its first row begins at line ``first_line``.
+    columns : int
+        Width of a bin [samples].
+    """
+    near = significance >= JOIN_SIGNIFICANCE
+    # bins that nearly touch are one event, yet only significant bins belong to it
+    bridged = ndimage.binary_closing(np.pad(near, GAP_BINS + 1), np.ones((3, 3)), iterations=GAP_BINS)
+    bridged = bridged[GAP_BINS + 1 : -GAP_BINS - 1, GAP_BINS + 1 : -GAP_BINS - 1] | near
+    labels, _ = ndimage.label(bridged, structure=np.ones((3, 3)))
+    events = []
+    for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        bins = (labels[box] == label) & near[box]
+        peak = float(np.max(significance[box], where=bins, initial=0.0))
+        if peak < START_SIGNIFICANCE:
+            continue
+        rows, cols = np.flatnonzero(bins.any(axis=1)), np.flatnonzero(bins.any(axis=0))
+        bins = bins[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+        top, left = box[0].start + rows[0], box[1].start + cols[0]
+        events.append(
+            Event(
+                line_first=first_line + int(top) * ROW_LINES,
+                line_last=first_line + int(top + bins.shape[0]) * ROW_LINES - 1,
+                tau_first_samples=float(left * columns),
+                columns_samples=columns,
+                bins=bins,
+                significance=peak,
+            )
+        )
+    return sorted(events, key=lambda e: (e.line_first, e.tau_first_samples))
