@@ -16,7 +16,7 @@ from .errors import SignalError
 from .line_fit import line_fits, line_tables
 from .period import MIN_LINES, find_period
 from .profile import Profile, fit_profile
-from .tracking import correlate_start, follow_blocks, smooth_blocks
+from .tracking import correlate_start, credible_variance, follow_blocks, smooth_blocks
 
 _LINES_PER_SPAN = 1024
 _BLOCK_LINES = 32
@@ -186,7 +186,7 @@ def _refine(
         blocks, *_ = follow_blocks(samples, span.origin, start, period, tables, block_lines=_BLOCK_LINES)
         if np.isfinite(blocks[:, 2]).sum() < 2:
             continue
-        state, covariance, _ = smooth_blocks(*blocks[:, :3].T)
+        state, covariance, _ = smooth_blocks(blocks[:, 0], blocks[:, 1], credible_variance(blocks))
         lines = int((span.origin + samples.size - start) / period)
         starts = np.interp(np.arange(lines + 1), blocks[:, 0], state[:, 0] - blocks[:, 0] * period)
         starts += np.arange(lines + 1) * period

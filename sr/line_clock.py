@@ -14,7 +14,7 @@ from .background import Background
 from .errors import SignalError
 from .line_fit import LineTables
 from .period import MIN_LINES
-from .tracking import correlate_start, follow_blocks, smooth_blocks
+from .tracking import correlate_start, credible_variance, follow_blocks, smooth_blocks
 
 BLOCK_LINES = 64
 # From this many lines on, every fourth block is measured: the period's error doubles, far below the wander by then.
@@ -165,7 +165,7 @@ def measure_segment_clock(
 
 def _segment_clock(blocks: np.ndarray, first: int, stop: int, lit_samples: float) -> SegmentClock:
     """Smooth the blocks and number the lines whose lit part lies wholly within the samples first … stop."""
-    line, place, variance = blocks[:, :3].T
+    line, place, variance = blocks[:, 0], blocks[:, 1], credible_variance(blocks)
     state, covariance, wander = smooth_blocks(line, place, variance)
     knots = slice(None) if wander > 0 and line.size > 2 else [0, -1]
     std = np.sqrt(np.maximum(covariance[:, 0], 0.0))
