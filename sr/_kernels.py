@@ -249,9 +249,26 @@ def fit_line(samples, first, converter, epsilon, row, tables, limits, priors, ch
         clean = chi2 < chi2_limit
     if not clean:
         variance, share = _fit_robust(
-            samples, first, y, p, q, w, darks[row], limits[0], limits[1], priors, epsilon, masked_w, residual, fit
+            samples,
+            first,
+            y,
+            p,
+            q,
+            w,
+            darks[row],
+            limits[0],
+            limits[1],
+            priors,
+            epsilon,
+            masked_w,
+            residual,
+            fit,
         )
         chi2 = _residual(y, p, q, w, fit, residual)
+        if on_rail > 0:  # what is on a rail is not known to differ from the empty line
+            for j in range(y.shape[0]):
+                if samples[first + j] <= limits[0] or samples[first + j] >= limits[1]:
+                    residual[j] = 0.0
     return variance, share, chi2, on_rail
 
 
@@ -333,7 +350,19 @@ def block_delay(fits, tolerance, out):
 
 @njit(nogil=True, cache=True)
 def track_blocks(
-    samples, origin, start, period, block_lines, stride, last_start, tables, limits, priors, chi2_limit, updates, out
+    samples,
+    origin,
+    start,
+    period,
+    block_lines,
+    stride,
+    last_start,
+    tables,
+    limits,
+    priors,
+    chi2_limit,
+    updates,
+    out,
 ):
     """Follow the line clock through ``samples`` in blocks of lines, from a predicted start and period.
 
@@ -491,7 +520,9 @@ def _add_bins(residual, weight, columns, sums, squares, counts):
 
 
 @njit(nogil=True, cache=True)
-def detect_rows(samples, origin, starts, row_lines, columns, tables, search, limits, priors, chi2_limit, out, lines_out):
+def detect_rows(
+    samples, origin, starts, row_lines, columns, tables, search, limits, priors, chi2_limit, out, lines_out
+):
     """Significance of whatever is not the empty line, in bins of ``row_lines`` lines × ``columns`` samples.
 
     starts: float64 (R · row_lines,). search: float32 (phases + 1, W), the weights of the positions that are searched.
@@ -516,8 +547,17 @@ def detect_rows(samples, origin, starts, row_lines, columns, tables, search, lim
                 continue
             lines_out[0] += 1
             fit_line(
-                samples, position, first % CONVERTERS, tau - phase / phases, phase, tables, limits, priors, chi2_limit,
-                work, fit,
+                samples,
+                position,
+                first % CONVERTERS,
+                tau - phase / phases,
+                phase,
+                tables,
+                limits,
+                priors,
+                chi2_limit,
+                work,
+                fit,
             )
             _add_bins(work[1], search[phase], columns, sums, squares, counts)
         for c in range(bins):
@@ -550,7 +590,7 @@ def count_on_rail(samples, low, high):
 
 @njit(nogil=True, cache=True)
 def grid_lines(
-    samples, origin, starts, fits, first_converter, inverse_gain, offset, low, high, light, variance, usable,
+    samples, origin, starts, fits, inverse_gain, offset, low, high, light, variance, usable, table_start,
     steps_per_sample, line_of_row, tau_of_column, sigma_lines, sigma_samples, reach_lines, reach_samples,
     numerator, weight, square,
 ):  # fmt: skip
@@ -558,13 +598,12 @@ def grid_lines(
 
     Pixel value = numerator / weight estimates the transmission with Gaussian weights in line and position times the
     light's squared signal to noise; square / weight² is its variance. starts: float64 (N,); fits: float64 (N, 8);
-    light, variance, usable: tables over τ at 1/steps_per_sample samples from tau_of_column[0] - reach_samples on.
+    light, variance, usable: tables over τ from ``table_start`` on, ``steps_per_sample`` of them per sample.
     line_of_row: float64 (R,) uniform, counted from starts[0]; tau_of_column: float64 (C,), uniform.
     """
     rows, columns = numerator.shape
     row_step = line_of_row[1] - line_of_row[0] if rows > 1 else 1.0
     column_step = tau_of_column[1] - tau_of_column[0] if columns > 1 else 1.0
-    table_start = tau_of_column[0] - reach_samples
     kernel_row = np.empty(rows)
     kernel_column = np.empty(columns)
     for n in range(starts.shape[0]):
@@ -578,7 +617,7 @@ def grid_lines(
         for r in range(row_first, row_last + 1):
             d = (line_of_row[r] - n) / sigma_lines
             kernel_row[r] = math.exp(-0.5 * d * d)
-        first = math.ceil(start + table_start)
+        first = math.ceil(start + tau_of_column[0] - reach_samples)
         last = math.floor(start + tau_of_column[columns - 1] + reach_samples)
         for k in range(max(first, origin), min(last, origin + samples.shape[0] - 1) + 1):
             x = samples[k - origin]
@@ -592,7 +631,7 @@ def grid_lines(
             u = place - i
             p = light[i] + u * (light[i + 1] - light[i])
             v = variance[i] + u * (variance[i + 1] - variance[i])
-            c = (k - first_converter) % inverse_gain.shape[0]
+            c = k % inverse_gain.shape[0]
             y = ((x - offset[c]) * inverse_gain[c] - baseline) / gain
             column_first = max(0, math.ceil((tau - reach_samples - tau_of_column[0]) / column_step))
             column_last = min(columns - 1, math.floor((tau + reach_samples - tau_of_column[0]) / column_step))
@@ -606,3 +645,73 @@ def grid_lines(
                     numerator[r, q] += h * pv
                     weight[r, q] += h * ppv
                     square[r, q] += h * h * ppv
+
+
+@njit(nogil=True, cache=True)
+def leave_one_line_out(
+    samples, origin, starts, fits, inverse_gain, offset, low, high, light, variance, usable, table_start,
+    steps_per_sample, tau_first, tau_last, target_step, sigma_samples, sigma_lines, scores,
+):  # fmt: skip
+    """Squared error, in noise variances, of predicting samples from all lines but their own, per kernel size.
+
+    sigma_samples: float64 (A,), sigma_lines: float64 (B,); scores: float64 (A, B), sums; the tables are those of
+    :func:`grid_lines`. Every ``target_step``-th line is predicted. Return the number of samples predicted.
+    """
+    lines = starts.shape[0]
+    a_count, b_count = scores.shape
+    reach_samples = 3.0 * sigma_samples.max()
+    reach_lines = int(3.0 * sigma_lines.max())
+    width = int(tau_last - tau_first + 2.0 * reach_samples) + 3
+    position = np.full((lines, width), np.nan)
+    value, precision = np.zeros((lines, width)), np.zeros((lines, width))
+    for n in range(lines):
+        if not np.isfinite(fits[n, 1]):
+            continue
+        start = starts[n] + fits[n, 0]
+        first = math.ceil(start + tau_first - reach_samples)
+        for j in range(width):
+            k = first + j
+            if k < origin or k >= origin + samples.shape[0]:
+                continue
+            x = samples[k - origin]
+            place = (k - start - table_start) * steps_per_sample
+            i = int(place)
+            if x <= low or x >= high or i < 0 or i + 1 >= light.shape[0] or not (usable[i] and usable[i + 1]):
+                continue
+            p = light[i] + (place - i) * (light[i + 1] - light[i])
+            c = k % inverse_gain.shape[0]
+            position[n, j] = k - start
+            value[n, j] = ((x - offset[c]) * inverse_gain[c] - fits[n, 3]) / fits[n, 4] / p
+            precision[n, j] = p * p / variance[i]
+    numerator, weight = np.zeros((a_count, b_count)), np.zeros((a_count, b_count))
+    across, along = np.zeros(a_count), np.zeros(b_count)
+    count = 0
+    for n in range(0, lines, target_step):
+        for j in range(width):
+            tau = position[n, j]
+            if not (tau_first <= tau <= tau_last):
+                continue
+            numerator[:], weight[:] = 0.0, 0.0
+            for m in range(max(0, n - reach_lines), min(lines, n + reach_lines + 1)):
+                if m == n:
+                    continue
+                for b in range(b_count):
+                    along[b] = math.exp(-0.5 * ((m - n) / sigma_lines[b]) ** 2)
+                for i in range(width):
+                    d = position[m, i] - tau
+                    if not abs(d) < reach_samples:
+                        continue
+                    for a in range(a_count):
+                        h = math.exp(-0.5 * (d / sigma_samples[a]) ** 2) * precision[m, i]
+                        for b in range(b_count):
+                            numerator[a, b] += h * along[b] * value[m, i]
+                            weight[a, b] += h * along[b]
+            for a in range(a_count):
+                for b in range(b_count):
+                    # where no other line reaches, nothing is known but that the channel is mostly empty
+                    guess = (numerator[a, b] + 1e-3 * precision[n, j]) / (
+                        weight[a, b] + 1e-3 * precision[n, j]
+                    )
+                    scores[a, b] += (value[n, j] - guess) ** 2 * precision[n, j]
+            count += 1
+    return count

@@ -24,7 +24,6 @@ SPARSE_STRIDE = 4
 PIECE_SAMPLES = 1 << 22
 
 
-
 @dataclass(frozen=True)
 class SegmentClock:
     """Line starts of one gap-free stretch.
@@ -53,7 +52,9 @@ class SegmentClock:
         b = self.period_samples[i + 1] - chord
         inside = (u >= 0) & (u <= span)
         bend = np.where(inside, u * (1 - u / span) * (a * (1 - u / span) - b * (u / span)), 0.0)
-        outside = np.where(u < 0, u * self.period_samples[i], span * chord + (u - span) * self.period_samples[i + 1])
+        outside = np.where(
+            u < 0, u * self.period_samples[i], span * chord + (u - span) * self.period_samples[i + 1]
+        )
         return self.start_samples[i] + np.where(inside, u * chord + bend, outside)
 
     def line_at(self, sample: float) -> float:
@@ -79,7 +80,8 @@ class LineClock:
     def period_samples(self) -> float:
         """Mean period: (last start - first start) / (lines - 1), over all segments."""
         spans = [
-            float(np.diff(s.line_start(np.array([s.first_line, s.first_line + s.lines - 1])))[0]) for s in self.segments
+            float(np.diff(s.line_start(np.array([s.first_line, s.first_line + s.lines - 1])))[0])
+            for s in self.segments
         ]
         return sum(spans) / sum(s.lines - 1 for s in self.segments)
 
@@ -94,8 +96,6 @@ class LineClock:
     def start_std_samples(self) -> float:
         """Typical standard deviation of a line start against the true one (root mean square over the knots)."""
         return float(np.sqrt(np.mean(np.concatenate([s.start_std_samples for s in self.segments]) ** 2)))
-
-
 
 
 def measure_segment_clock(

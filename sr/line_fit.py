@@ -56,11 +56,19 @@ def line_tables(background: Background) -> LineTables:
         )
     )
     limit = 1.15 * width + 6 * np.sqrt(2 * width)
-    return LineTables(arrays, (float(background.code_limits[0]), float(background.code_limits[1])), limit, width)
+    return LineTables(
+        arrays, (float(background.code_limits[0]), float(background.code_limits[1])), limit, width
+    )
 
 
 def line_fits(
-    samples: np.ndarray, origin: int, starts: np.ndarray, tables: LineTables, *, gain_std: float, delay_std: float
+    samples: np.ndarray,
+    origin: int,
+    starts: np.ndarray,
+    tables: LineTables,
+    *,
+    gain_std: float,
+    delay_std: float,
 ) -> np.ndarray:
     """Fit baseline, gain and delay of lines; see :func:`_kernels.fit_lines` for the columns of the result (N, 8)."""
     out = np.empty((starts.size, 8))

@@ -10,15 +10,23 @@ from functools import cached_property
 import numpy as np
 
 from . import _kernels
-from .background import Background
+from .background import LIT_SHARE, Background
 from .errors import SignalError
 from .line_fit import LineTables, line_fits
 
-# Samples under one Gaussian kernel (4π·sigma_lines·sigma_samples): fewer leave holes between the lines' phases,
-# more blur. See benchmarks/decimation.py for what this does to the real capture.
-SAMPLES_PER_KERNEL = 15.0
 # The kernel is cut at this many standard deviations.
 _REACH = 3.0
+# Light at the edge of the usable part counts this much of the peak's weight.
+_LIT_FLOOR = LIT_SHARE**2
+# Table steps per sample in which light and noise are handed to the kernels.
+_STEPS = 32
+# Kernel sizes tried, and the one taken where nothing was seen to choose by.
+KERNEL_SAMPLES = np.array([0.02, 0.03, 0.045, 0.07, 0.1, 0.15, 0.22, 0.33, 0.5])
+KERNEL_LINES = np.array([0.5, 0.75, 1.1, 1.7, 2.5, 3.7, 5.5, 8.0, 12.0, 18.0])
+DEFAULT_KERNEL = (0.22, 3.7)
+# Among kernels that predict within this factor of the best, the largest is taken: the least noise.
+NEARLY_BEST = 1.15
+MOST_COLUMNS_PER_SAMPLE = 32
 
 
 @dataclass(frozen=True)
@@ -40,23 +48,79 @@ class Grid:
 
 
 def choose_grid(
-    lines_per_sample: float | None, *, oversampling: int | None = None, period_samples: float | None = None
+    kernel: tuple[float, float], lines_per_sample: float | None, *, oversampling: int | None = None
 ) -> Grid:
-    """Grid whose pixels are square on the specimen and as fine as the lines and samples together allow.
+    """Grid fine enough for the kernel, with square pixels where the geometry is known.
 
     Parameters
     ----------
+    kernel : (float, float)
+        Standard deviations of the kernel [samples, lines], see :func:`kernel_scores`.
     lines_per_sample : float or None
         Lines that pass while the flow moves by the width of one sample; None where the geometry is unknown (the
-        grid is then a modest one, and its pixels are not known to be square).
+        pixels are then not known to be square).
     oversampling : int, optional
-        Pixels per sample along the line; by default the next whole number above sqrt(lines_per_sample), since the
-        best isotropic pixel of a lattice has the area of its cell.
+        Pixels per sample along the line. By default enough to resolve the kernel, and no coarser than the square
+        root of ``lines_per_sample``: the best isotropic pixel of a lattice has the area of its cell.
     """
-    aspect = lines_per_sample if lines_per_sample is not None else 16.0
-    columns = oversampling if oversampling is not None else max(1, int(np.ceil(np.sqrt(aspect) - 1e-9)))
-    sigma = np.sqrt(SAMPLES_PER_KERNEL / (4 * np.pi * aspect))
-    return Grid(float(columns), aspect / columns, float(sigma), float(sigma * aspect))
+    sigma_samples, sigma_lines = kernel
+    finest = int(np.ceil(0.6 / sigma_samples))
+    if lines_per_sample is None:
+        columns = oversampling or min(finest, MOST_COLUMNS_PER_SAMPLE)
+        return Grid(float(columns), max(1.0, sigma_lines), sigma_samples, sigma_lines)
+    columns = oversampling or min(
+        max(finest, int(np.ceil(np.sqrt(lines_per_sample)))), MOST_COLUMNS_PER_SAMPLE
+    )
+    return Grid(float(columns), lines_per_sample / columns, sigma_samples, sigma_lines)
+
+
+def kernel_scores(
+    samples: np.ndarray,
+    origin: int,
+    starts: np.ndarray,
+    background: Background,
+    tables: LineTables,
+    tau: tuple[float, float],
+) -> np.ndarray:
+    """How well each kernel size predicts samples of a window from the other lines.
+
+    Parameters
+    ----------
+    samples, origin, starts, background, tables
+        As in :func:`reconstruct`.
+    tau : (float, float)
+        Positions of the window on the line [samples].
+
+    Returns
+    -------
+    scores : ndarray of shape (KERNEL_SAMPLES.size, KERNEL_LINES.size)
+        Mean squared error in units of the noise; the smallest marks the kernel that blurs as little as the
+        lattice of samples and the noise allow. NaN where nothing could be predicted.
+
+    Notes
+    -----
+    Leave-one-line-out cross-validation. No knowledge of flow speed or field of view enters.
+    """
+    fits = _registered_fits(samples, origin, starts, background, tables)
+    scores = np.zeros((KERNEL_SAMPLES.size, KERNEL_LINES.size))
+    inverse_gain, offset, low, high = _converters(background)
+    table_start, light, variance, usable = _light_table(background, tau, _REACH * KERNEL_SAMPLES[-1])
+    count = _kernels.leave_one_line_out(
+        samples, origin, starts, fits, inverse_gain, offset, low, high, light, variance, usable, table_start,
+        float(_STEPS), tau[0], tau[1], max(1, starts.size // 64), KERNEL_SAMPLES, KERNEL_LINES, scores,
+    )  # fmt: skip
+    return scores / count if count else np.full(scores.shape, np.nan)
+
+
+def best_kernel(scores: list[np.ndarray]) -> tuple[float, float]:
+    """Largest kernel [samples, lines] that predicts nearly best over several windows; the default one for none."""
+    usable = [s / s.min() for s in scores if np.all(np.isfinite(s)) and s.min() > 0]
+    if not usable:
+        return DEFAULT_KERNEL
+    mean = np.mean(usable, axis=0)
+    area = np.where(mean <= NEARLY_BEST * mean.min(), KERNEL_SAMPLES[:, None] * KERNEL_LINES, 0.0)
+    a, b = np.unravel_index(int(np.argmax(area)), area.shape)
+    return float(KERNEL_SAMPLES[a]), float(KERNEL_LINES[b])
 
 
 @dataclass(frozen=True)
@@ -135,24 +199,19 @@ def reconstruct(
     n_columns = max(2, int(np.floor((tau[1] - tau[0]) * grid.columns_per_sample)) + 1)
     line_of_row = rows[0] - first_line + np.arange(n_rows) * grid.lines_per_row
     tau_of_column = tau[0] + np.arange(n_columns) / grid.columns_per_sample
-    fits = line_fits(
-        samples, origin, starts, tables, gain_std=background.gain_std, delay_std=background.delay_std_samples
-    )
+    fits = _registered_fits(samples, origin, starts, background, tables)
     reach = _REACH * grid.sigma_samples
-    steps = 32
-    fine = tau_of_column[0] - reach + np.arange(int((tau_of_column[-1] - tau_of_column[0] + 2 * reach) * steps) + 3) / steps
+    inverse_gain, offset, low, high = _converters(background)
+    table_start, light, variance_table, usable = _light_table(background, (tau[0], tau_of_column[-1]), reach)
     numerator, weight, square = (np.zeros((n_rows, n_columns)) for _ in range(3))
-    low, high = background.code_limits
     _kernels.grid_lines(
-        samples, origin, starts, fits, 0,
-        1 / np.array(background.interleave_gain), np.array(background.interleave_offset_codes), low, high,
-        background.profile.light(fine), background.variance(fine), background.usable(fine), float(steps),
-        line_of_row, tau_of_column, grid.sigma_lines, grid.sigma_samples, _REACH * grid.sigma_lines, reach,
-        numerator, weight, square,
+        samples, origin, starts, fits, inverse_gain, offset, low, high, light, variance_table, usable, table_start,
+        float(_STEPS), line_of_row, tau_of_column, grid.sigma_lines, grid.sigma_samples, _REACH * grid.sigma_lines,
+        reach, numerator, weight, square,
     )  # fmt: skip
     # a pixel that only the kernel's far tail reaches is a guess, not a measurement
-    full = 2 * np.pi * grid.sigma_lines * grid.sigma_samples * background.peak() ** 2 / background.variance(fine).max()
-    known = (weight > 1e-3 * full * LIT_FLOOR) & background.usable(tau_of_column)[None, :]
+    full = 2 * np.pi * grid.sigma_lines * grid.sigma_samples * background.peak() ** 2 / variance_table.max()
+    known = (weight > 1e-3 * full * _LIT_FLOOR) & background.usable(tau_of_column)[None, :]
     transmission = np.divide(numerator, weight, out=np.full(weight.shape, np.nan), where=known)
     variance = np.divide(square, weight**2, out=np.full(weight.shape, np.inf), where=known)
     return TransmissionImage(
@@ -166,5 +225,22 @@ def reconstruct(
     )
 
 
-# Light at the edge of the usable part counts this much of the peak's weight.
-LIT_FLOOR = 0.08**2
+def _registered_fits(
+    samples: np.ndarray, origin: int, starts: np.ndarray, background: Background, tables: LineTables
+) -> np.ndarray:
+    return line_fits(
+        samples, origin, starts, tables, gain_std=background.gain_std, delay_std=background.delay_std_samples
+    )
+
+
+def _converters(background: Background) -> tuple[np.ndarray, np.ndarray, int, int]:
+    offset = np.array(background.interleave_offset_codes)
+    return (1 / np.array(background.interleave_gain), offset, *background.code_limits)
+
+
+def _light_table(
+    background: Background, tau: tuple[float, float], reach: float
+) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+    """First position, light, variance and usability of the empty line over the window and ``reach`` beyond."""
+    fine = tau[0] - reach + np.arange(int((tau[1] - tau[0] + 2 * reach) * _STEPS) + 3) / _STEPS
+    return float(fine[0]), background.profile.light(fine), background.variance(fine), background.usable(fine)

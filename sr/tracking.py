@@ -11,7 +11,9 @@ from .profile import Profile
 WANDER_EVIDENCE = 4.0
 
 
-def correlate_start(samples: np.ndarray, period_samples: float, profile: Profile, *, lines: int = 32) -> float:
+def correlate_start(
+    samples: np.ndarray, period_samples: float, profile: Profile, *, lines: int = 32
+) -> float:
     """Place of the first line start after ``samples[0]``, 0 … period, by correlating some lines with the profile."""
     bins = 4 * int(np.ceil(period_samples))
     used = samples[: int(lines * period_samples)].astype(np.float64)
@@ -25,7 +27,9 @@ def correlate_start(samples: np.ndarray, period_samples: float, profile: Profile
     return int(np.argmax(np.fft.irfft(spectrum, bins))) * period_samples / bins
 
 
-def smooth_blocks(line: np.ndarray, place: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+def smooth_blocks(
+    line: np.ndarray, place: np.ndarray, variance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Smooth block measurements of the clock; a wandering period only where the data ask for it.
 
     Parameters
@@ -50,7 +54,9 @@ def smooth_blocks(line: np.ndarray, place: np.ndarray, variance: np.ndarray) -> 
     """
     good = np.isfinite(variance)
     if good.sum() < 2:
-        raise SignalError("the line clock could not be followed: fewer than two blocks of lines show the empty line")
+        raise SignalError(
+            "the line clock could not be followed: fewer than two blocks of lines show the empty line"
+        )
     variance = variance.copy()
     first, last = np.flatnonzero(good)[[0, -1]]
     slope = (place[last] - place[first]) / (line[last] - line[first])
