@@ -186,9 +186,7 @@ def normals(bits: np.ndarray, out: np.ndarray) -> None:
         q = s * s
         series = F(2.0) * s * (F(1.0) + q * (F(1 / 3) + q * (F(1 / 5) + q * (F(1 / 7) + q * F(1 / 9)))))
         log = (exponent + F(0.5)) * F(0.6931472) + series
-        radius = math.sqrt(
-            max(F(-1.0) * log, F(0.0))
-        )  # sqrt(-2 ln u), less the 1/sqrt 2 of the rotation below
+        radius = math.sqrt(max(F(-1.0) * log, F(0.0)))  # sqrt(-2 ln u), less the 1/sqrt 2 of the rotation below
 
         a = F(angle_bits[i]) * F(math.pi / 4 * 2.0**-31)  # -45 to 45 degrees, turned by 45 into a quadrant
         q = a * a

@@ -21,9 +21,7 @@ TILE_LINES = 1 << 12
 SCENE_POINTS = 1 << 18  # most points asked of a scene at once
 SCENE_STEP_UM = 0.05  # along the line; finer than light resolves
 
-_EQUILIBRIUM_LINES = (
-    256  # together nearly a whole number of samples, taken for the period of all light before
-)
+_EQUILIBRIUM_LINES = 256  # together nearly a whole number of samples, taken for the period of all light before
 _CLOCK_STREAM, _NOISE_STREAM, _START_STREAM = range(3)
 
 
@@ -39,9 +37,7 @@ class _Lines(NamedTuple):
         return _Lines(self.first + skip, self.starts[skip:], self.energies[skip:])
 
     def followed_by(self, more: "_Lines") -> "_Lines":
-        return _Lines(
-            self.first, np.append(self.starts, more.starts), np.append(self.energies, more.energies)
-        )
+        return _Lines(self.first, np.append(self.starts, more.starts), np.append(self.energies, more.energies))
 
 
 class Tile(NamedTuple):
@@ -188,9 +184,7 @@ class _Shadows:
         runs = np.empty((max(int(np.sum(line_end - line_first)), 1), 3), dtype=np.int64)
         return runs[: kernels.merge_runs(line_first, line_end, first, end, y.size, runs)]
 
-    def _transmission(
-        self, runs: NDArray[np.int64], line_y: NDArray[np.float64], size: int
-    ) -> NDArray[np.float64]:
+    def _transmission(self, runs: NDArray[np.int64], line_y: NDArray[np.float64], size: int) -> NDArray[np.float64]:
         x, y = np.empty(size), np.empty(size)
         kernels.run_positions(runs, self.x_step, line_y, x, y)
         transmission = np.asarray(self.scene.transmission(x, y), dtype=float)

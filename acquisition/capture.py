@@ -169,8 +169,7 @@ class Capture:
         token = dask.base.tokenize(path, self._modified_ns, self.samples, samples_per_chunk)
         name = f"capture-{token}"
         tasks: dict = {
-            (name, i): (_read_span, path, dataset, first, stop, self.dtype.str)
-            for i, (first, stop) in enumerate(spans)
+            (name, i): (_read_span, path, dataset, first, stop, self.dtype.str) for i, (first, stop) in enumerate(spans)
         }
         graph = HighLevelGraph.from_collections(name, tasks)
         chunks = (tuple(stop - first for first, stop in spans),)
@@ -266,9 +265,7 @@ def _checked_length(dataset: h5py.Dataset, unfinished: bool, where: str) -> int:
     return stored
 
 
-def _checked_segments(
-    table: np.ndarray | None, samples: int, unfinished: bool, path: Path
-) -> tuple[Segment, ...]:
+def _checked_segments(table: np.ndarray | None, samples: int, unfinished: bool, path: Path) -> tuple[Segment, ...]:
     """Segments of a table of shape (G,), fields first_sample and device_index, that must make sense."""
     if table is None:
         return (Segment(0, samples, 0),)
@@ -281,9 +278,7 @@ def _checked_segments(
         raise CaptureError(f"{where}: the first segment must start at sample 0, got {first[:1].tolist()}")
     if (np.diff(first) <= 0).any():
         row = int(np.argmax(np.diff(first) <= 0)) + 1
-        raise CaptureError(
-            f"{where}: first_sample must ascend, row {row} is {first[row]} after {first[row - 1]}"
-        )
+        raise CaptureError(f"{where}: first_sample must ascend, row {row} is {first[row]} after {first[row - 1]}")
     if first[-1] >= samples:
         raise CaptureError(f"{where}: a segment starts at sample {first[-1]}, beyond the last, {samples - 1}")
     lengths = np.diff(first, append=samples)

@@ -90,9 +90,7 @@ def _read_segments(file: h5py.File) -> np.ndarray | None:
     where = f"{file.filename}: dataset 'segments'"
     names = table.dtype.names or ()
     if any(name not in names or table.dtype[name].kind not in "iu" for name in SEGMENT_DTYPE.names or ()):
-        raise CaptureError(
-            f"{where} must have the integer fields first_sample and device_index, got {table.dtype}"
-        )
+        raise CaptureError(f"{where} must have the integer fields first_sample and device_index, got {table.dtype}")
     if stored_length(table) < len(table):
         raise CaptureError(f"{where} declares {len(table)} rows but does not hold them; the file is damaged")
     rows = table.fields(SEGMENT_DTYPE.names)[:]
@@ -149,9 +147,7 @@ def _metadata(
     if sample_rate_hz is not None:
         values["sample_rate_hz"] = sample_rate_hz
     if values["sample_rate_hz"] is None:
-        raise CaptureError(
-            f"{file.filename}: attribute 'sample_rate_hz' is missing; give it with --sample-rate"
-        )
+        raise CaptureError(f"{file.filename}: attribute 'sample_rate_hz' is missing; give it with --sample-rate")
     try:
         metadata = CaptureMetadata(**values)  # type: ignore[arg-type]
     except CaptureError as error:

@@ -77,9 +77,7 @@ def open_file(path: Path) -> tuple[h5py.File, bool]:
                 f"{path}: is truncated, {status.st_size} bytes are fewer than it declares; copy it again"
             ) from error
         if "unable to lock" in reason:
-            raise CaptureError(
-                f"{path}: is locked by the program that writes it; wait until it ends"
-            ) from error
+            raise CaptureError(f"{path}: is locked by the program that writes it; wait until it ends") from error
         if "already open for" not in reason:
             raise CaptureError(f"{path}: cannot be opened, the file seems damaged: {reason}") from error
     try:
@@ -137,9 +135,7 @@ def plain_dataset(file: h5py.File, name: str) -> h5py.Dataset:
     identifier = h5py.h5d.open(file.id, name.encode())
     creation = identifier.get_create_plist()
     if creation.get_layout() == h5py.h5d.VIRTUAL:
-        raise CaptureError(
-            f"{where} is virtual: its samples are mapped from elsewhere; store them in the file"
-        )
+        raise CaptureError(f"{where} is virtual: its samples are mapped from elsewhere; store them in the file")
     if creation.get_external_count():
         raise CaptureError(f"{where} is kept in external files, which are not followed; store it in the file")
     if identifier.get_space().get_simple_extent_type() != h5py.h5s.SIMPLE or identifier.rank != 1:

@@ -51,9 +51,7 @@ class Illumination:
     def __post_init__(self) -> None:
         _check(self, positive=("edge", "spectral_width"), not_negative=("ripple", "ripple_periods"))
         if self.edge > 0.5 or self.ripple >= 1:
-            raise ValueError(
-                f"edge must be 0.5 or less and ripple below 1, got {self.edge} and {self.ripple}"
-            )
+            raise ValueError(f"edge must be 0.5 or less and ripple below 1, got {self.edge} and {self.ripple}")
 
     def intensity(self, u: ArrayLike) -> NDArray[np.float64]:
         """Light at the fraction u of the line, about 1 at most; zero outside 0 < u < 1."""
@@ -285,9 +283,7 @@ class Instrument:
                 f"{self.digitiser.sample_rate_hz:g} Sa/s; raise the sample rate until it has 4 or more"
             )
         if self.clock.jitter_s * self.optics.line_rate_hz > 0.01:
-            raise ValueError(
-                f"jitter_s must be at most a hundredth of the line period, got {self.clock.jitter_s:g}"
-            )
+            raise ValueError(f"jitter_s must be at most a hundredth of the line period, got {self.clock.jitter_s:g}")
         start = self.clock.start_s
         if start is not None and not 0 <= start * self.digitiser.sample_rate_hz < self.line_period_samples:
             raise ValueError(f"start_s must lie within the first line period, got {start!r}")

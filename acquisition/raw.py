@@ -141,9 +141,7 @@ def _fill(dump: FileIO, buffer: np.ndarray, source: Path) -> None:
 def _plain(dtype: str, bits: int | None) -> RawEncoding:
     stored = np.dtype(dtype)
     native = stored.newbyteorder("=")
-    return RawEncoding(
-        native, stored.itemsize, 1, bits, lambda data: data.view(stored).astype(native, copy=False)
-    )
+    return RawEncoding(native, stored.itemsize, 1, bits, lambda data: data.view(stored).astype(native, copy=False))
 
 
 def _packed12(big_endian: bool, signed: bool) -> RawEncoding:

@@ -235,9 +235,7 @@ def simulate(
         length_um=length_um,
         seed=seed,
     )
-    return simulate_capture(
-        path, scene, instrument, lines=lines, seed=seed, overwrite=overwrite, progress=progress
-    )
+    return simulate_capture(path, scene, instrument, lines=lines, seed=seed, overwrite=overwrite, progress=progress)
 
 
 def _metadata(instrument: Instrument) -> CaptureMetadata:

@@ -101,8 +101,7 @@ class CaptureWriter:
         samples = np.asarray(samples)
         if samples.ndim != 1 or samples.dtype.newbyteorder("=") != self.dtype:
             raise CaptureError(
-                f"{self.path}: samples must be {self.dtype} of shape (S,), "
-                f"got {samples.dtype} of shape {samples.shape}"
+                f"{self.path}: samples must be {self.dtype} of shape (S,), got {samples.dtype} of shape {samples.shape}"
             )
         if samples.size == 0:
             return
@@ -194,9 +193,7 @@ class CaptureWriter:
         if not 0 <= index <= _MAX_DEVICE_INDEX:
             raise CaptureError(f"{self.path}: device index {index} is negative or absurdly large")
         if index < self._next_index:
-            raise CaptureError(
-                f"{self.path}: device index goes backwards: {index} after sample {self._next_index - 1}"
-            )
+            raise CaptureError(f"{self.path}: device index goes backwards: {index} after sample {self._next_index - 1}")
         if index > self._next_index or self.samples == 0:
             self._new_segments.append((self.samples, index))
         self._next_index = index + samples

@@ -166,9 +166,7 @@ def _measure_shape(mask: np.ndarray) -> dict[str, float]:
     region = regionprops(mask.view(np.uint8))[0]
     row_0, column_0, row_1, column_1 = region.bbox
     size_x, size_y = row_1 - row_0, column_1 - column_0
-    orientation = (
-        region.orientation
-    )  # scikit-image measures from the row axis towards columns: from x towards y
+    orientation = region.orientation  # scikit-image measures from the row axis towards columns: from x towards y
 
     outline, outline_half = _outlines(mask)
     hull = outline[ConvexHull(outline).vertices]
@@ -217,9 +215,7 @@ def _outlines(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     half = inside + 2 * (contour - inside)
     moved = np.diff(inside, axis=0, prepend=inside[-1:]).any(axis=1)
     outline = inside[moved]
-    if (
-        len(outline) < 3 or abs(_signed_area(outline)) < 0.25
-    ):  # areas of lattice polygons are multiples of 1/2
+    if len(outline) < 3 or abs(_signed_area(outline)) < 0.25:  # areas of lattice polygons are multiples of 1/2
         outline = half
     return outline, half
 

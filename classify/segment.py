@@ -103,9 +103,7 @@ def segment_cell(
     return _smooth_outline(cell, min_area_px)
 
 
-def _validate(
-    transmission: np.ndarray, known: np.ndarray, noise_std: np.ndarray, seed_mask: np.ndarray | None
-) -> None:
+def _validate(transmission: np.ndarray, known: np.ndarray, noise_std: np.ndarray, seed_mask: np.ndarray | None) -> None:
     shapes = {known.shape} | ({seed_mask.shape} if seed_mask is not None else set())
     if transmission.ndim != 2 or shapes != {transmission.shape}:
         raise ValueError(
@@ -131,9 +129,7 @@ def _smooth(
     weight = np.zeros(known.shape)
     weight[known] = noise_std[known] ** -2.0
     deviation = np.where(known, 1 - transmission.astype(np.float64), 0)
-    inside = _convolve(
-        np.ones(known.shape), _KERNEL
-    )  # near a border the kernel's outer part is missing, not unknown
+    inside = _convolve(np.ones(known.shape), _KERNEL)  # near a border the kernel's outer part is missing, not unknown
     supported = _convolve(known.astype(np.float64), _KERNEL) >= SUPPORT * inside
     smoothed, standard = np.zeros((2, *known.shape))
     total = _convolve(weight * deviation, _KERNEL)

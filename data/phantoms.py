@@ -283,9 +283,7 @@ def random_scene(
         raise ValueError(f"diameter_um must be a pair (least, greatest) above zero, got {diameter_um}")
     _check_contrast(*contrast)
     if not (0 <= per_mm < math.inf and length_um > 0):
-        raise ValueError(
-            f"per_mm must be zero or more and length_um above zero, got {per_mm} and {length_um}"
-        )
+        raise ValueError(f"per_mm must be zero or more and length_um above zero, got {per_mm} and {length_um}")
     strips = math.inf if length_um == math.inf else max(round(length_um / STRIP_UM), 1)
     strip_um = STRIP_UM if length_um == math.inf else length_um / strips
     per_strip = per_mm * strip_um / 1000

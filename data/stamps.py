@@ -80,14 +80,10 @@ def cell_stamps(seed: int = 0, count: int = 24) -> Stamps:
         y, x = _stamp_grid()
         aspect = random.uniform(0.7, 1.0)
         angle = np.arctan2(y / aspect, x)
-        lobes = sum(
-            random.uniform(-0.03, 0.03) * np.cos(m * angle + random.uniform(0, 2 * np.pi)) for m in (2, 3, 4)
-        )
+        lobes = sum(random.uniform(-0.03, 0.03) * np.cos(m * angle + random.uniform(0, 2 * np.pi)) for m in (2, 3, 4))
         rho = np.hypot(x, y / aspect) / (0.9 + lobes)
         turn, away = random.uniform(0, 2 * np.pi), random.uniform(0, 0.25)
-        nucleus = np.hypot(x - away * np.cos(turn), y - aspect * away * np.sin(turn)) / random.uniform(
-            0.35, 0.5
-        )
+        nucleus = np.hypot(x - away * np.cos(turn), y - aspect * away * np.sin(turn)) / random.uniform(0.35, 0.5)
         grains = ndimage.gaussian_filter(random.standard_normal(x.shape), 3)
         body = 0.4 + 0.1 * grains / grains.std()
         membrane = 0.45 * np.exp(-0.5 * ((rho - 0.93) / 0.05) ** 2)
@@ -177,9 +173,7 @@ def _cut_out(path: Path) -> NDArray[np.float64]:
     ground = np.median(np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]))
     darkness = np.clip(1 - image / ground, 0, None) if ground > 0 else np.zeros_like(image)
     if darkness.max() < _FAINT:
-        raise ValueError(
-            f"{path}: shows nothing darker than its border; give a dark object on a bright ground"
-        )
+        raise ValueError(f"{path}: shows nothing darker than its border; give a dark object on a bright ground")
     darkness = np.clip(darkness / darkness.max() - _FAINT, 0, None)
     labels, _ = ndimage.label(darkness > _FAINT)
     object_label = labels[np.unravel_index(np.argmax(darkness), darkness.shape)]

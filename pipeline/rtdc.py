@@ -144,9 +144,7 @@ def rtdc_attributes(metadata: RtdcMetadata, crop_shape: tuple[int, int]) -> dict
         "setup:identifier": "unknown",
     }
     rows, columns = crop_shape
-    attributes = {
-        key: placeholder.get(key, 1.0) if value is None else value for key, value in known.items()
-    } | {
+    attributes = {key: placeholder.get(key, 1.0) if value is None else value for key, value in known.items()} | {
         "experiment:run identifier": metadata.run_identifier,
         "experiment:run index": int(metadata.run_index),
         "experiment:sample": metadata.sample,
@@ -195,9 +193,7 @@ class RtdcWriter:
     closes at the end of the block, or leaves the `.part` file after an exception.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], metadata: RtdcMetadata, crop_shape: tuple[int, int]
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], metadata: RtdcMetadata, crop_shape: tuple[int, int]) -> None:
         attributes = rtdc_attributes(metadata, crop_shape)
         self._open(Path(path), "w")
         self._file.attrs.update(attributes)
@@ -329,8 +325,7 @@ class RtdcWriter:
         for name, array, dtype in (("images", images, np.uint8), ("masks", masks, np.bool_)):
             if array.dtype != dtype or array.shape != crops:
                 raise ValueError(
-                    f"{name} must be {dtype.__name__} of shape {crops}, "
-                    f"got {array.dtype} of shape {array.shape}"
+                    f"{name} must be {dtype.__name__} of shape {crops}, got {array.dtype} of shape {array.shape}"
                 )
         area = masks.sum(axis=(1, 2))
         if not area.all():

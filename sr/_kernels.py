@@ -709,9 +709,7 @@ def leave_one_line_out(
             for a in range(a_count):
                 for b in range(b_count):
                     # where no other line reaches, nothing is known but that the channel is mostly empty
-                    guess = (numerator[a, b] + 1e-3 * precision[n, j]) / (
-                        weight[a, b] + 1e-3 * precision[n, j]
-                    )
+                    guess = (numerator[a, b] + 1e-3 * precision[n, j]) / (weight[a, b] + 1e-3 * precision[n, j])
                     scores[a, b] += (value[n, j] - guess) ** 2 * precision[n, j]
             count += 1
     return count

@@ -140,9 +140,7 @@ def _first_guess(span: Span, period: float, code_limits: tuple[int, int]) -> Bac
         values[b], spread[b] = codes[first : first + width].mean(), spans_[first]
     known = np.isfinite(values)
     tau = (np.arange(bins)[known] + 0.5) * (period / bins)
-    profile, _, _ = fit_profile(
-        tau, values[known], np.ones(tau.size), period_samples=period, knots=max(80, bins // 2)
-    )
+    profile, _, _ = fit_profile(tau, values[known], np.ones(tau.size), period_samples=period, knots=max(80, bins // 2))
     # the densest quarter of a Gaussian spans 0.64 of its standard deviation; one code is the least
     noise = (max(float(np.nanmedian(spread)) / 0.64, 0.5)) ** 2
     peak = float(np.ptp(profile.light(tau)))
@@ -178,9 +176,7 @@ def _converge(spans: Sequence[Span], background: Background, *, register_lines: 
     return background
 
 
-def _refine(
-    spans: Sequence[Span], background: Background, *, register_lines: bool, choose_knots: bool
-) -> Background:
+def _refine(spans: Sequence[Span], background: Background, *, register_lines: bool, choose_knots: bool) -> Background:
     """One turn: follow the lines with the profile, then fit profile, converters and noise to the samples.
 
     Without ``register_lines`` every line counts with nominal energy at its clock's place: energies and delays fitted
@@ -201,9 +197,7 @@ def _refine(
         starts += np.arange(lines + 1) * period
         starts = _extend_straight(starts, blocks[:, 0], state)
         starts = starts[starts < span.origin + samples.size - period]
-        fits = line_fits(
-            samples, span.origin, starts[:-1], tables, gain_std=background.gain_std, delay_std=0.5
-        )
+        fits = line_fits(samples, span.origin, starts[:-1], tables, gain_std=background.gain_std, delay_std=0.5)
         chi2 = np.where(np.isfinite(fits[:, 1]), fits[:, 5], np.inf)
         emptiest = np.quantile(chi2, 0.2)
         empty = chi2 <= 1.3 * emptiest
@@ -230,19 +224,13 @@ def _refine(
             "check that laser and digitiser ran steadily"
         )
     period = sum(p for p, _ in periods) / sum(n for _, n in periods)
-    tau, code, converter, baseline, gain, trust = (
-        np.concatenate(parts) for parts in zip(*pieces, strict=True)
-    )
+    tau, code, converter, baseline, gain, trust = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
     background = replace(
         background,
         gain_std=float(np.clip(np.median(gains), 0.002, 0.2)) if gains else background.gain_std,
-        delay_std_samples=float(np.clip(np.median(delays), 0.002, 0.5))
-        if delays
-        else background.delay_std_samples,
+        delay_std_samples=float(np.clip(np.median(delays), 0.002, 0.5)) if delays else background.delay_std_samples,
     )
-    return _fit_empty_line(
-        background, period, tau, code, converter, baseline, gain, trust, choose_knots=choose_knots
-    )
+    return _fit_empty_line(background, period, tau, code, converter, baseline, gain, trust, choose_knots=choose_knots)
 
 
 def _take_out_phase(fits: np.ndarray, phase: np.ndarray, empty: np.ndarray) -> None:
@@ -274,9 +262,7 @@ def _excess(values: np.ndarray, variances: np.ndarray) -> float:
     best = variances <= np.median(variances)
     deviations = np.square(values[best] - np.median(values[best]))
     low, high = 0.0, float(deviations.max())
-    for _ in range(
-        40
-    ):  # the excess at which the median of the normalised squares is that of chi-square, 0.4549
+    for _ in range(40):  # the excess at which the median of the normalised squares is that of chi-square, 0.4549
         excess = 0.5 * (low + high)
         too_small = np.median(deviations / (variances[best] + excess)) > 0.4549
         low, high = (excess, high) if too_small else (low, excess)
@@ -329,8 +315,7 @@ def _fit_empty_line(
     finest = 16 if lines >= 600 else 8 if lines >= 150 else 4
     choices = [n for n in (2, 4, 8, 16) if n <= finest] if choose_knots else [finest]
     fits = [
-        fit_profile(tau, light, weights, period_samples=period, knots=max(80, int(round(n * period))))
-        for n in choices
+        fit_profile(tau, light, weights, period_samples=period, knots=max(80, int(round(n * period)))) for n in choices
     ]
     best = min(score for _, _, score in fits)
     # the fewest knots that predict as well: spare ones let errors of single phases live on
@@ -343,9 +328,7 @@ def _fit_empty_line(
     censored = (saturated > 0.02 * np.maximum(seen, 1)) | (support <= 0)
     # beside a censored stretch only the lucky samples escape the rail, and the spline leans on them
     margin = max(1, round(profile.knots / period / 8))
-    censored = ndimage.binary_dilation(np.tile(censored, 3), iterations=margin)[
-        censored.size : 2 * censored.size
-    ]
+    censored = ndimage.binary_dilation(np.tile(censored, 3), iterations=margin)[censored.size : 2 * censored.size]
     residual = light - profile.light(tau)
     sure = trust > 0.3
     noise = _fit_noise(profile, tau[sure], residual[sure], old.noise)
@@ -391,9 +374,7 @@ def _fit_converters(
         offset, gain = (np.tile(v, n // count) for v in solve(sums.reshape(n // count, count, 5).sum(axis=0)))
         a, b = offset8 - offset, gain8 - gain
         return float(
-            np.sqrt(
-                max(np.sum(a * a * sums[:, 0] + 2 * a * b * sums[:, 1] + b * b * sums[:, 2]), 0) / w.sum()
-            )
+            np.sqrt(max(np.sum(a * a * sums[:, 0] + 2 * a * b * sums[:, 1] + b * b * sums[:, 2]), 0) / w.sum())
         )
 
     offset8, gain8 = solve(sums)
@@ -408,9 +389,7 @@ def _fit_noise(
 ) -> tuple[float, float, float]:
     """Thermal, shot and timing parts of the variance, from the scatter in each quarter sample of the line."""
     bins = int(4 * profile.period_samples)
-    place = np.minimum(
-        (np.mod(tau, profile.period_samples) / profile.period_samples * bins).astype(int), bins - 1
-    )
+    place = np.minimum((np.mod(tau, profile.period_samples) / profile.period_samples * bins).astype(int), bins - 1)
     counts = np.bincount(place, minlength=bins)
     total = np.bincount(place, weights=np.square(residual), minlength=bins)
     known = counts >= 8
@@ -482,17 +461,14 @@ def _place_line_start(background: Background, dark_level_codes: float | None) ->
         turned = np.concatenate([lit, lit])
         edges = np.flatnonzero(np.diff(turned.astype(np.int8)))
         rises = edges[turned[edges + 1]]
-        runs = [
-            (rise - max(edges[edges < rise], default=rise), rise) for rise in rises if (edges < rise).any()
-        ]
+        runs = [(rise - max(edges[edges < rise], default=rise), rise) for rise in rises if (edges < rise).any()]
         length_dark, rise = max(runs, key=lambda run: run[0])
         below, above = light[rise % tau.size] - floor, light[(rise + 1) % tau.size] - floor
         level = LIT_SHARE * (visible.max() - floor)
         begin = (rise + (level - below) / (above - below)) % tau.size * step
         length = (tau.size - length_dark) * step
     offsets = tuple(
-        o + floor * g
-        for o, g in zip(background.interleave_offset_codes, background.interleave_gain, strict=True)
+        o + floor * g for o, g in zip(background.interleave_offset_codes, background.interleave_gain, strict=True)
     )
     known_dark = dark_level_codes is not None or gap is not None
     return replace(

@@ -52,9 +52,7 @@ class SegmentClock:
         b = self.period_samples[i + 1] - chord
         inside = (u >= 0) & (u <= span)
         bend = np.where(inside, u * (1 - u / span) * (a * (1 - u / span) - b * (u / span)), 0.0)
-        outside = np.where(
-            u < 0, u * self.period_samples[i], span * chord + (u - span) * self.period_samples[i + 1]
-        )
+        outside = np.where(u < 0, u * self.period_samples[i], span * chord + (u - span) * self.period_samples[i + 1])
         return self.start_samples[i] + np.where(inside, u * chord + bend, outside)
 
     def line_at(self, sample: float) -> float:
@@ -80,8 +78,7 @@ class LineClock:
     def period_samples(self) -> float:
         """Mean period: (last start - first start) / (lines - 1), over all segments."""
         spans = [
-            float(np.diff(s.line_start(np.array([s.first_line, s.first_line + s.lines - 1])))[0])
-            for s in self.segments
+            float(np.diff(s.line_start(np.array([s.first_line, s.first_line + s.lines - 1])))[0]) for s in self.segments
         ]
         return sum(spans) / sum(s.lines - 1 for s in self.segments)
 

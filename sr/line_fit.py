@@ -56,9 +56,7 @@ def line_tables(background: Background) -> LineTables:
         )
     )
     limit = 1.15 * width + 6 * np.sqrt(2 * width)
-    return LineTables(
-        arrays, (float(background.code_limits[0]), float(background.code_limits[1])), limit, width
-    )
+    return LineTables(arrays, (float(background.code_limits[0]), float(background.code_limits[1])), limit, width)
 
 
 def line_fits(

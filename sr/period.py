@@ -28,9 +28,7 @@ def autocorrelation(samples: np.ndarray, longest_lag: int) -> np.ndarray:
     pairs = centred.size - np.arange(longest_lag + 1)
     variance = raw[0] / centred.size
     if not variance > 0:
-        raise SignalError(
-            "the signal is constant: no laser pulses in it; check the light and the digitiser's input"
-        )
+        raise SignalError("the signal is constant: no laser pulses in it; check the light and the digitiser's input")
     return raw / pairs / variance
 
 
@@ -42,9 +40,7 @@ def _peak_near(correlation: np.ndarray, lag: float, reach: int) -> tuple[float, 
     left, centre, right = correlation[best - 1 : best + 2]
     curvature = left - 2 * centre + right
     shift = 0.5 * (left - right) / curvature if curvature < 0 else 0.0
-    return best + float(np.clip(shift, -0.5, 0.5)), float(
-        centre - 0.25 * (left - right) * np.clip(shift, -0.5, 0.5)
-    )
+    return best + float(np.clip(shift, -0.5, 0.5)), float(centre - 0.25 * (left - right) * np.clip(shift, -0.5, 0.5))
 
 
 def find_period(samples: np.ndarray) -> tuple[float, float]:
@@ -75,9 +71,7 @@ def find_period(samples: np.ndarray) -> tuple[float, float]:
     is therefore divided by every whole number whose comb of lags correlates as well.
     """
     if samples.size < MIN_LINES * SHORTEST_PERIOD_SAMPLES:
-        raise SignalError(
-            f"{samples.size} samples are too few to find a line period; record some hundred lines"
-        )
+        raise SignalError(f"{samples.size} samples are too few to find a line period; record some hundred lines")
     longest = samples.size // 2
     correlation = autocorrelation(samples, longest)
     # A single line can stand in the record's first half once only; a period must fit MIN_LINES times.

@@ -97,10 +97,6 @@ def fit_profile(
     used = weights > 0
     residual = light[used] - profile.light(tau[used])
     n = max(int(used.sum()), 1)
-    score = (
-        float(np.sum(weights[used] * residual**2) / n / max(1e-9, 1 - knots / n) ** 2)
-        if knots < n
-        else np.inf
-    )
+    score = float(np.sum(weights[used] * residual**2) / n / max(1e-9, 1 - knots / n) ** 2) if knots < n else np.inf
     support = np.bincount(u.astype(int) % knots, weights=weights, minlength=knots)
     return profile, support, score

@@ -68,9 +68,7 @@ def choose_grid(
     if lines_per_sample is None:
         columns = oversampling or min(finest, MOST_COLUMNS_PER_SAMPLE)
         return Grid(float(columns), max(1.0, sigma_lines), sigma_samples, sigma_lines)
-    columns = oversampling or min(
-        max(finest, int(np.ceil(np.sqrt(lines_per_sample)))), MOST_COLUMNS_PER_SAMPLE
-    )
+    columns = oversampling or min(max(finest, int(np.ceil(np.sqrt(lines_per_sample)))), MOST_COLUMNS_PER_SAMPLE)
     return Grid(float(columns), lines_per_sample / columns, sigma_samples, sigma_lines)
 
 

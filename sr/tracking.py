@@ -11,9 +11,7 @@ from .profile import Profile
 WANDER_EVIDENCE = 4.0
 
 
-def correlate_start(
-    samples: np.ndarray, period_samples: float, profile: Profile, *, lines: int = 32
-) -> float:
+def correlate_start(samples: np.ndarray, period_samples: float, profile: Profile, *, lines: int = 32) -> float:
     """Place of the first line start after ``samples[0]``, 0 … period, by correlating some lines with the profile."""
     bins = 4 * int(np.ceil(period_samples))
     used = samples[: int(lines * period_samples)].astype(np.float64)
@@ -27,9 +25,7 @@ def correlate_start(
     return int(np.argmax(np.fft.irfft(spectrum, bins))) * period_samples / bins
 
 
-def smooth_blocks(
-    line: np.ndarray, place: np.ndarray, variance: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, float]:
+def smooth_blocks(line: np.ndarray, place: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Smooth block measurements of the clock; a wandering period only where the data ask for it.
 
     Parameters
@@ -54,9 +50,7 @@ def smooth_blocks(
     """
     good = np.isfinite(variance)
     if good.sum() < 2:
-        raise SignalError(
-            "the line clock could not be followed: fewer than two blocks of lines show the empty line"
-        )
+        raise SignalError("the line clock could not be followed: fewer than two blocks of lines show the empty line")
     variance = variance.copy()
     first, last = np.flatnonzero(good)[[0, -1]]
     slope = (place[last] - place[first]) / (line[last] - line[first])

@@ -73,9 +73,7 @@ def test_samples_and_metadata_come_back(tmp_path, dtype):
 def test_any_pieces_in_any_blocks_out(tmp_path, data):
     """Whatever the sizes of appends, gaps, blocks and chunks: every sample once, at its device index."""
     pieces = data.draw(
-        st.lists(
-            st.tuples(st.integers(1, 3000), st.integers(0, 2) | st.integers(0, 2**40)), min_size=1, max_size=8
-        )
+        st.lists(st.tuples(st.integers(1, 3000), st.integers(0, 2) | st.integers(0, 2**40)), min_size=1, max_size=8)
     )
     block = data.draw(st.integers(1, 4000))
     (tmp_path / "a.h5").unlink(missing_ok=True)
@@ -119,9 +117,7 @@ def test_dask_works_on_after_the_capture_is_closed(tmp_path):
         "sys.stdout.buffer.write(lazy.compute(scheduler='sync').tobytes())\n"
     )
     command = [sys.executable, "-c", code]
-    elsewhere = subprocess.run(
-        command, input=pickle.dumps(lazy[part]), stdout=subprocess.PIPE, check=True, cwd="/"
-    )
+    elsewhere = subprocess.run(command, input=pickle.dumps(lazy[part]), stdout=subprocess.PIPE, check=True, cwd="/")
     np.testing.assert_array_equal(np.frombuffer(elsewhere.stdout, np.uint16), samples[part])
 
 

@@ -93,9 +93,7 @@ def test_a_writer_killed_before_its_first_chunk(tmp_path):
 
 def test_a_file_marked_incomplete_is_read_with_a_warning(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        file.attrs.update(
-            {"format": "stretchscope", "format_version": 1, "sample_rate_hz": 1e9, "complete": False}
-        )
+        file.attrs.update({"format": "stretchscope", "format_version": 1, "sample_rate_hz": 1e9, "complete": False})
         samples = file.create_dataset("samples", (500,), "i1", chunks=(100,))
         samples[:300] = 5  # the length was set before the samples came
         file["segments"] = np.array(

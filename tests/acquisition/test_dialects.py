@@ -82,9 +82,7 @@ def test_bad_attributes_are_named_as_in_the_file(tmp_path, attributes, message):
         open_capture(proximal(tmp_path / "a.h5", **attributes))
 
 
-@pytest.mark.parametrize(
-    "samples", [np.zeros((5, 5), np.int16), np.zeros(9, np.float32), np.empty(0, np.int16)]
-)
+@pytest.mark.parametrize("samples", [np.zeros((5, 5), np.int16), np.zeros(9, np.float32), np.empty(0, np.int16)])
 def test_raw_must_hold_samples(tmp_path, samples):
     with pytest.raises(CaptureError, match="dataset 'raw'"):
         open_capture(proximal(tmp_path / "a.h5", samples))

@@ -91,9 +91,7 @@ def test_samples_are_the_model_at_their_true_instants(
     samples = stream(scene, instrument, lines=14)
     starts = line_starts(instrument, lines=15)
     expected = reference(scene, instrument, starts, samples.size)
-    whole = (
-        np.arange(samples.size) > starts[0] - instrument.line_period_samples + instrument.pulse_samples + 20
-    )
+    whole = np.arange(samples.size) > starts[0] - instrument.line_period_samples + instrument.pulse_samples + 20
     difference = (samples - expected)[whole]  # without the rest of the line before line 0
     assert difference.size > 14 * instrument.line_period_samples - 1
     assert np.abs(difference).max() < 0.5 + 2**digitiser.bits * 4e-6
@@ -201,9 +199,7 @@ def test_ac_coupling_is_a_first_order_high_pass() -> None:
     corner = 2e5
     optics, clock = STEADY, LineClock.perfect(20e-9)
     direct = Instrument(optics=optics, clock=clock, digitiser=quiet(bits=14, light_level=0.5, dark_level=0.4))
-    coupled = dataclasses.replace(
-        direct, digitiser=dataclasses.replace(direct.digitiser, ac_coupling_hz=corner)
-    )
+    coupled = dataclasses.replace(direct, digitiser=dataclasses.replace(direct.digitiser, ac_coupling_hz=corner))
     wall = Wall(100 * optics.um_per_line)
     light = stream(wall, direct, lines=200) - direct.digitiser.dark_codes
     dark = stream(wall, coupled, lines=200) - direct.digitiser.dark_codes - light  # the baseline
@@ -216,9 +212,7 @@ def test_ac_coupling_is_a_first_order_high_pass() -> None:
 
     periods = dark[: int(90 * direct.line_period_samples)]
     assert periods.mean() == pytest.approx(0, abs=0.004 * mean)  # in equilibrium from the first sample on
-    assert periods[: periods.size // 9].mean() == pytest.approx(
-        periods[-periods.size // 9 :].mean(), abs=0.004 * mean
-    )
+    assert periods[: periods.size // 9].mean() == pytest.approx(periods[-periods.size // 9 :].mean(), abs=0.004 * mean)
     later = np.arange(edge + 500, edge + 500 + int(2.5 * 5e9 / (2 * np.pi * corner)))
     decay = -np.polyfit(later, np.log(mean - dark[later]), 1)[0]
     assert decay == pytest.approx(2 * np.pi * corner / 5e9, rel=0.01)
@@ -332,9 +326,7 @@ def test_scene_without_boxes_gives_the_same_samples() -> None:
         def __init__(self, scene: StampScene) -> None:
             self.transmission = scene.transmission
 
-    instrument = Instrument(
-        optics=dataclasses.replace(STEADY, flow_speed_m_per_s=17.0), digitiser=quiet(bits=16)
-    )
+    instrument = Instrument(optics=dataclasses.replace(STEADY, flow_speed_m_per_s=17.0), digitiser=quiet(bits=16))
     scene = beads(optics=instrument.optics)
     with_boxes, without = (stream(s, instrument, lines=14) for s in (scene, Plain(scene)))
     assert np.abs(with_boxes.astype(int) - without).max() <= 1
@@ -344,9 +336,7 @@ def test_capture_file_and_truth(tmp_path) -> None:
     """Metadata as an operator would note it; the truth exact; the line starts where the light rises."""
     path = tmp_path / "capture.h5"
     reports: list[tuple[int, int]] = []
-    samples = simulate(
-        path, lines=3000, cells=6, seed=7, progress=lambda done, total: reports.append((done, total))
-    )
+    samples = simulate(path, lines=3000, cells=6, seed=7, progress=lambda done, total: reports.append((done, total)))
     with open_capture(path) as capture:
         assert capture.samples == samples
         assert capture.dtype == np.int8
@@ -370,9 +360,7 @@ def test_capture_file_and_truth(tmp_path) -> None:
     np.testing.assert_array_equal(starts, line_starts(Instrument(), lines=3000, seed=7))
     slope = np.polyfit(np.arange(3000), starts, 1)[0]
     assert attributes["mean_line_period_samples"] == pytest.approx(slope, abs=1e-4)
-    tau = (
-        profile_attributes["first_tau_samples"] + np.arange(profile.size) * profile_attributes["step_samples"]
-    )
+    tau = profile_attributes["first_tau_samples"] + np.arange(profile.size) * profile_attributes["step_samples"]
     centroid = np.sum(tau * profile) / profile.sum()
     found = [
         np.sum(np.arange(int(t), int(t) + 300) * (codes[int(t) : int(t) + 300] + 102.5))

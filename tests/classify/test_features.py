@@ -15,9 +15,7 @@ from skimage.io import imread
 
 from stretchscope.classify.features import FEATURES, TEXTURE_LEVELS, TEXTURE_TOP, measure_cell
 
-SHAPE_ONLY = [
-    f for f in FEATURES if not f.name.startswith(("transmission_", "optical", "gradient", "texture"))
-]
+SHAPE_ONLY = [f for f in FEATURES if not f.name.startswith(("transmission_", "optical", "gradient", "texture"))]
 
 
 def ellipse(a, b, angle=0.0, shape=(96, 96), centre=(47.7, 48.2)):

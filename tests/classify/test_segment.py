@@ -137,8 +137,7 @@ def test_nothing_is_found_in_noise(correlation):
     known = np.ones((60, 50), dtype=bool)
     known[:, 20:28] = False
     found = sum(
-        segment_cell(noisy(np.ones(known.shape), 0.1, seed, correlation), known, 0.1).any()
-        for seed in range(150)
+        segment_cell(noisy(np.ones(known.shape), 0.1, seed, correlation), known, 0.1).any() for seed in range(150)
     )
     assert found == 0
 

@@ -97,9 +97,7 @@ def test_dclab_accepts_the_file_and_reads_every_event(tmp_path, metadata, n):
         np.testing.assert_array_equal(ds["index"], np.arange(1, n + 1))
         for feature in FEATURES:
             if feature.rtdc:
-                np.testing.assert_array_equal(
-                    ds[feature.rtdc], table[feature.column(metadata.pixel_um is not None)]
-                )
+                np.testing.assert_array_equal(ds[feature.rtdc], table[feature.column(metadata.pixel_um is not None)])
         assert ds.config["experiment"]["sample"] == metadata.sample
         assert ds.config["imaging"]["frame rate"] == metadata.line_rate_hz
 
@@ -151,9 +149,7 @@ def contents(path):
 def test_killed_writer_leaves_whole_batches_and_goes_on(tmp_path):
     """A process that dies without closing: what it flushed opens, is cut and completed."""
     images, masks, table = batch = ellipses(30, None)
-    np.savez(
-        tmp_path / "batch.npz", images=images, masks=masks, **{k: v for k, v in table.items() if k != "label"}
-    )
+    np.savez(tmp_path / "batch.npz", images=images, masks=masks, **{k: v for k, v in table.items() if k != "label"})
     script = f"""
 import os, numpy as np
 import stretchscope.pipeline.rtdc as rtdc
