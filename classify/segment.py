@@ -18,7 +18,7 @@ SMOOTHING_PX = 1.0
 #: Share of the kernel's weight that must fall on known pixels for a smoothed value to count.
 SUPPORT = 0.35
 #: A cell's pixels deviate by at least this share of its strongest deviation; less is its halo.
-HALO = 0.1
+HALO = 0.15
 #: Pixels so far apart have independent smoothed noise, even if gridding correlates the pixels' own.
 _LAG_PX = 6
 

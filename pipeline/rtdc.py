@@ -292,6 +292,10 @@ class RtdcWriter:
             os.replace(self._part, self._path)
         return self._path
 
+    def abandon(self) -> None:
+        """Close the file and leave it under its ``.part`` name."""
+        self._file.close()
+
     def __enter__(self) -> Self:
         return self
 
@@ -301,7 +305,7 @@ class RtdcWriter:
         if kind is None:
             self.close()
         else:
-            self._file.close()
+            self.abandon()
 
     def _open(self, path: Path, mode: str) -> None:
         self._path, self._part = path, path.with_name(path.name + ".part")

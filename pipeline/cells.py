@@ -1,0 +1,285 @@
+"""Second pass, one piece at a time: the map of a stretch of lines, and the cells in a batch of events.
+
+The functions here are the tasks that Dask runs: they take plain values, open the capture themselves and depend on
+nothing but their arguments, so that any scheduler may run them anywhere and the result stays the same.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..acquisition import Segment, open_capture
+from ..classify import measure_cell, segment_cell
+from ..sr import _kernels
+from ..sr.detect import ROW_LINES, Event, significance_map
+from ..sr.line_clock import SegmentClock
+from ..sr.reconstruct import Grid, TransmissionImage, kernel_scores, reconstruct
+from .settings import Settings
+from .survey import Survey
+
+# Longer events are cut into pieces of this many lines: something lies in the channel, or flows without end.
+MOST_EVENT_LINES = 1 << 14
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every task of a capture needs."""
+
+    path: Path
+    survey: Survey
+    settings: Settings
+
+    @property
+    def pixel_um(self) -> float | None:
+        geometry = self.survey.geometry
+        return geometry.um_per_sample if geometry.um_per_sample and geometry.um_per_line else None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measured cell: its row of the table, and its crop.
+
+    row : dict
+        Column name to value.
+    crop, mask : ndarray of shape (crop_px, crop_px)
+        Transmission (NaN unknown), and the cell's pixels.
+    box : tuple of 4 floats
+        First and last line, first and last position on the line [samples]; to tell cells found twice.
+    """
+
+    row: dict[str, int | float]
+    crop: np.ndarray
+    mask: np.ndarray
+    box: tuple[float, float, float, float]
+
+
+def map_lines(
+    job: Job, segment: Segment, clock: SegmentClock, first_line: int, stop_line: int
+) -> tuple[np.ndarray, int, int]:
+    """Significance map of lines ``first_line`` … ``stop_line`` - 1 of a segment (numbered in the capture).
+
+    Returns
+    -------
+    significance : ndarray of shape (rows, columns), float32
+    looked_at : int
+        Lines that lay wholly in the samples.
+    saturated : int
+        Samples on a rail, each sample of the segment counted by exactly one call when the calls tile its lines.
+    """
+    starts = clock.line_start(np.arange(first_line, stop_line + 1))
+    end = segment.device_index + segment.samples
+    own_first = segment.device_index if first_line == clock.first_line else int(np.ceil(starts[0]))
+    own_stop = end if stop_line == clock.first_line + clock.lines else int(np.ceil(starts[-1]))
+    first = max(segment.device_index, own_first - 4)
+    samples = _read(job, segment, first, min(end, own_stop + 4))
+    background = job.survey.background
+    significance, looked_at = significance_map(samples, first, starts[:-1], background, job.survey.tables)
+    low, high = background.code_limits
+    saturated = _kernels.count_on_rail(samples[own_first - first : own_stop - first], low, high)
+    return significance, looked_at, int(saturated)
+
+
+def score_kernels(job: Job, segment: Segment, clock: SegmentClock, event: Event) -> np.ndarray:
+    """How well each kernel size predicts the samples of an event; see ``sr.reconstruct.kernel_scores``."""
+    first, stop = max(clock.first_line, event.line_first - 8), min(event.line_last + 9, clock.first_line + clock.lines)
+    starts, samples, origin = _window(job, segment, clock, first, stop)
+    tau = (event.tau_first_samples, event.tau_last_samples)
+    return kernel_scores(samples, origin, starts, job.survey.background, job.survey.tables, tau)
+
+
+def measure_events(
+    job: Job, grid: Grid, segment: Segment, clock: SegmentClock, events: list[Event]
+) -> list[Cell | None]:
+    """Image, segment and measure events; None for one in which no cell is left on closer sight."""
+    return [_measure_event(job, grid, segment, clock, event) for event in events]
+
+
+def widths_at_half_level(
+    job: Job, grid: Grid, segment: Segment, clock: SegmentClock, events: list[Event]
+) -> list[tuple[float, float] | None]:
+    """Width [samples] and length [lines] of the objects in events; None where an object is cut or partly unknown."""
+    sizes: list[tuple[float, float] | None] = []
+    for event in events:
+        image, mask = _image_and_mask(job, grid, segment, clock, event)
+        cut = mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any()
+        if cut or not mask.any() or not image.known[mask].all():
+            sizes.append(None)
+            continue
+        # the outline is as wide and as long as a filled ellipse of the same area and second moments
+        rows, columns = np.nonzero(mask)
+        sizes.append(
+            (
+                4 * float(np.sqrt(columns.var() + 1 / 12)) / image.columns_per_sample,
+                4 * float(np.sqrt(rows.var() + 1 / 12)) * image.lines_per_row,
+            )
+        )
+    return sizes
+
+
+def image_lines(
+    job: Job, grid: Grid, segment: Segment, clock: SegmentClock, rows: tuple[float, float], tau: tuple[float, float]
+) -> TransmissionImage:
+    """Transmission image of a window of lines and positions."""
+    reach = int(np.ceil(3 * grid.sigma_lines)) + 1
+    first = max(clock.first_line, int(np.floor(rows[0])) - reach)
+    stop = min(clock.first_line + clock.lines, int(np.ceil(rows[1])) + reach + 1)
+    starts, samples, origin = _window(job, segment, clock, first, stop)
+    return reconstruct(
+        samples, origin, starts, first, job.survey.background, job.survey.tables, grid, rows=rows, tau=tau
+    )
+
+
+def _read(job: Job, segment: Segment, first: int, stop: int) -> np.ndarray:
+    """Samples of digitiser indices first … stop - 1 of a segment."""
+    shift = segment.first_sample - segment.device_index
+    with open_capture(job.path, sample_rate_hz=job.survey.sample_rate_hz) as capture:
+        return capture.read(first + shift, stop + shift)
+
+
+def _window(
+    job: Job, segment: Segment, clock: SegmentClock, first_line: int, stop_line: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Starts of lines, and the samples that hold them with the index of the first one."""
+    starts = clock.line_start(np.arange(first_line, stop_line + 1))
+    first = max(segment.device_index, int(np.floor(starts[0])) - 4)
+    stop = min(segment.device_index + segment.samples, int(np.ceil(starts[-1])) + 4)
+    return starts[:-1], _read(job, segment, first, stop), first
+
+
+def _measure_event(job: Job, grid: Grid, segment: Segment, clock: SegmentClock, event: Event) -> Cell | None:
+    image, mask = _image_and_mask(job, grid, segment, clock, event)
+    if not mask.any():
+        return None
+    features = measure_cell(mask, image.transmission, image.known, pixel_um=_pixel_um(job, grid))
+    return _cell(job, segment, clock, event, image, mask, features)
+
+
+def _image_and_mask(
+    job: Job, grid: Grid, segment: Segment, clock: SegmentClock, event: Event
+) -> tuple[TransmissionImage, np.ndarray]:
+    settings = job.settings.cells
+    # room for the outline, and for the segmentation to see the empty channel around it
+    lines = event.line_last - event.line_first + 1
+    margin = max(2 * ROW_LINES, int(4 * grid.sigma_lines), lines // 6)
+    rows = (
+        float(max(clock.first_line, event.line_first - margin)),
+        float(min(clock.first_line + clock.lines - 1, event.line_last + margin)),
+    )
+    width = event.tau_last_samples - event.tau_first_samples
+    beside = max(2.0 * event.columns_samples, width / 6)
+    tau = (
+        max(0.0, event.tau_first_samples - beside),
+        min(job.survey.background.lit_samples, event.tau_last_samples + beside),
+    )
+    image = image_lines(job, grid, segment, clock, rows, tau)
+    mask = segment_cell(
+        image.transmission,
+        image.known,
+        np.where(image.known, image.std, 1.0),
+        seed_mask=_seed(event, image),
+        floor=settings.min_deviation,
+        min_area_px=settings.min_area_px,
+    )
+    return image, mask
+
+
+def _pixel_um(job: Job, grid: Grid) -> float | None:
+    return job.pixel_um / grid.columns_per_sample if job.pixel_um else None
+
+
+def _seed(event: Event, image: TransmissionImage) -> np.ndarray:
+    """Pixels of the image under the event's bins; bool, the image's shape."""
+    shape = image.transmission.shape
+    line = image.first_line + np.arange(shape[0]) * image.lines_per_row
+    tau = image.tau_first_samples + np.arange(shape[1]) / image.columns_per_sample
+    row = np.floor((line - event.line_first) / ROW_LINES).astype(int)
+    column = np.floor((tau - event.tau_first_samples) / event.columns_samples).astype(int)
+    inside = ((row >= 0) & (row < event.bins.shape[0]))[:, None] & ((column >= 0) & (column < event.bins.shape[1]))[
+        None, :
+    ]
+    return inside & event.bins[np.clip(row, 0, event.bins.shape[0] - 1)][:, np.clip(column, 0, event.bins.shape[1] - 1)]
+
+
+def _cell(
+    job: Job,
+    segment: Segment,
+    clock: SegmentClock,
+    event: Event,
+    image: TransmissionImage,
+    mask: np.ndarray,
+    features: dict[str, float],
+) -> Cell:
+    survey = job.survey
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    # the outline lies half-way up an edge, whose foot reaches about a pixel further
+    line_top = image.first_line + (rows[0] - 1.5) * image.lines_per_row
+    line_bottom = image.first_line + (rows[-1] + 1.5) * image.lines_per_row
+    last = clock.first_line + clock.lines - 1
+    line_first = int(np.clip(np.ceil(line_top), clock.first_line, last))
+    line_last = int(np.clip(np.floor(line_bottom), line_first, last))
+    left = image.tau_first_samples + (columns[0] - 0.5) / image.columns_per_sample
+    right = image.tau_first_samples + (columns[-1] + 0.5) / image.columns_per_sample
+    start, stop = clock.line_start(np.array([line_first, line_last + 1]))
+    shift = segment.first_sample - segment.device_index
+    end = segment.first_sample + segment.samples
+    centre_row, centre_column = (float(np.average(np.arange(n), weights=mask.sum(axis=a))) for n, a in
+                                 ((mask.shape[0], 1), (mask.shape[1], 0)))  # fmt: skip
+    along = image.tau_first_samples + centre_column / image.columns_per_sample
+    line = image.first_line + centre_row * image.lines_per_row
+    geometry = survey.geometry
+    row: dict[str, int | float] = {
+        "line_first": line_first,
+        "line_last": line_last,
+        "sample_first": int(np.ceil(start)) + shift,
+        "sample_last": min(int(np.ceil(stop)) - 1 + shift, end - 1),
+        "time_s": float(clock.line_start(np.array(line))) / survey.sample_rate_hz,
+        "line_centre": line,
+        "position_samples": along,
+        "significance": event.significance,
+    }
+    if geometry.um_per_sample is not None:
+        row["position_um"] = along * geometry.um_per_sample
+    crop_px = job.settings.image.crop_px
+    crop, inside = _crop(image.transmission, mask, (centre_row, centre_column), crop_px)
+    row |= features | {"saturated_samples": image.saturated, "crop_cut": int(inside.sum() < mask.sum())}
+    return Cell(row, crop, inside, (line_top, line_bottom, left, right))
+
+
+def _crop(
+    transmission: np.ndarray, mask: np.ndarray, centre: tuple[float, float], size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Square crop around a place, NaN beyond the image."""
+    crop = np.full((size, size), np.nan, dtype=np.float32)
+    inside = np.zeros((size, size), dtype=bool)
+    first = [round(c - (size - 1) / 2) for c in centre]
+    source = tuple(slice(max(0, f), min(n, f + size)) for f, n in zip(first, mask.shape, strict=True))
+    target = tuple(slice(s.start - f, s.stop - f) for f, s in zip(first, source, strict=True))
+    crop[target] = transmission[source]
+    inside[target] = mask[source]
+    if not inside.any():  # a hollow shape larger than the crop: the format needs a pixel
+        inside[size // 2, size // 2] = True
+    return crop, inside
+
+
+def raw_lines(
+    job: Job, segment: Segment, clock: SegmentClock, rows: tuple[float, float], tau: tuple[float, float]
+) -> np.ndarray:
+    """The same window without super-resolution: each line's own samples over the empty line, one pixel a sample.
+
+    Returns
+    -------
+    transmission : ndarray of shape (lines, samples), float64
+        NaN where the empty line is too dark to divide by. Lines are placed to the nearest whole sample.
+    """
+    starts, samples, origin = _window(job, segment, clock, int(np.ceil(rows[0])), int(np.floor(rows[1])) + 1)
+    background = job.survey.background
+    offset = np.arange(int(np.floor(tau[0])), int(np.ceil(tau[1])) + 1)
+    index = np.round(starts).astype(int)[:, None] + offset
+    place = index - starts[:, None]
+    converter = index % len(background.interleave_gain)
+    codes = (
+        samples[np.clip(index - origin, 0, samples.size - 1)] - np.array(background.interleave_offset_codes)[converter]
+    )
+    light = background.profile.light(place) * np.array(background.interleave_gain)[converter]
+    return np.where(background.usable(place), codes / np.where(light == 0, 1, light), np.nan)

@@ -1,0 +1,157 @@
+"""What a person looks at after a run: one overview picture, and a page with it and the numbers."""
+
+import base64
+import html
+import io
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ..sr.reconstruct import Grid
+from .cells import Cell, Job, image_lines, raw_lines
+
+_UNKNOWN = "#d8c8e8"
+# Rows of the table that the page shows; the whole table is in the CSV.
+_ROWS_SHOWN = 50
+_COLUMNS_SHOWN = ("line_first", "line_last", "time_s", "significance")
+
+
+def make_documents(
+    job: Job, grid: Grid, record: dict[str, Any], best: list[Cell], rows: Iterable[dict[str, str]]
+) -> dict[str, bytes]:
+    """Overview picture and report page, by file suffix.
+
+    Parameters
+    ----------
+    job, grid
+        The run.
+    record : dict
+        The run record.
+    best : list of Cell
+        The most significant cells, the first of them first.
+    rows : iterable of dict
+        Rows of the table; only the first ones are shown.
+    """
+    picture = _overview(job, grid, record, best)
+    return {".png": picture, ".html": _page(record, picture, rows).encode()}
+
+
+def _overview(job: Job, grid: Grid, record: dict[str, Any], best: list[Cell]) -> bytes:
+    figure = Figure(figsize=(13, 9), layout="constrained")
+    FigureCanvasAgg(figure)
+    signal, accounting = record["signal"], record["accounting"]
+    figure.suptitle(
+        f"{record['capture']['file']}: {accounting['cells']} cells in {accounting['lines']} lines, "
+        f"line period {signal['line_period_samples']:.6f} ± {signal['line_period_uncertainty_samples']:.1g} samples"
+    )
+    shown = max(1, -(-len(best) // 8))
+    figure.set_figheight(5.2 + 1.5 * shown)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(5, 1.5 * shown))
+    before, after, profile = top.subplots(1, 3)
+    _draw_profile(profile, job)
+    if best:
+        _draw_before_and_after(before, after, job, grid, best[0])
+        _draw_gallery(bottom, best)
+    else:
+        for axes in (before, after):
+            axes.set_axis_off()
+        before.text(0, 0.5, "no cells were found", transform=before.transAxes)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=90, metadata={"Software": None})
+    return content.getvalue()
+
+
+def _draw_profile(axes: Axes, job: Job) -> None:
+    background = job.survey.background
+    period = background.period_samples
+    tau = np.arange(-0.05 * period, 0.95 * period, 1 / 8)
+    light = background.profile.light(tau)
+    axes.plot(tau, light, color="0.6", linewidth=0.8)
+    axes.plot(tau, np.where(background.usable(tau), light, np.nan), color="C0", linewidth=1.2)
+    axes.set(title="empty line (usable part blue)", xlabel="position on the line [samples]", ylabel="light [codes]")
+    margin = 0.15 * background.lit_samples
+    axes.set_xlim(max(tau[0], -margin), min(tau[-1], background.lit_samples + margin))
+
+
+def _draw_before_and_after(before: Axes, after: Axes, job: Job, grid: Grid, cell: Cell) -> None:
+    first, last, left, right = cell.box
+    lines, width = last - first, right - left
+    segment, clock = next(
+        (segment, clock)
+        for segment, clock in zip(job.survey.segments, job.survey.clock.segments, strict=True)
+        if first < clock.first_line + clock.lines
+    )
+    rows = (
+        max(float(clock.first_line), first - lines / 3),
+        min(float(clock.first_line + clock.lines - 1), last + lines / 3),
+    )
+    tau = (max(0.0, left - width / 3), min(job.survey.background.lit_samples, right + width / 3))
+    image = image_lines(job, grid, segment, clock, rows, tau)
+    raw = raw_lines(job, segment, clock, rows, tau)
+    extent = (tau[0], tau[1], rows[1], rows[0])
+    top = float(np.nanquantile(image.transmission, 0.995)) if image.known.any() else 1.0
+    for axes, picture, title in (
+        (before, raw, "samples as they are ÷ empty line"),
+        (after, image.transmission, "pixel super-resolution"),
+    ):
+        axes.set_facecolor(_UNKNOWN)
+        axes.imshow(
+            picture, cmap="gray", vmin=0, vmax=max(1.2, top), extent=extent, aspect="auto", interpolation="nearest"
+        )
+        axes.set(title=title, xlabel="position on the line [samples]", ylabel="line")
+
+
+def _draw_gallery(figure: Any, best: list[Cell]) -> None:
+    axes = figure.subplots(max(1, -(-len(best) // 8)), 8, squeeze=False).ravel()
+    for ax in axes:
+        ax.set_axis_off()
+    for ax, cell in zip(axes, best, strict=False):
+        ax.set_facecolor(_UNKNOWN)
+        ax.imshow(cell.crop, cmap="gray", vmin=0, vmax=1.4, interpolation="nearest")
+        ax.contour(cell.mask, levels=[0.5], colors="C1", linewidths=0.7)
+        ax.set_title(f"line {cell.row['line_first']}", fontsize=7)
+
+
+def _page(record: dict[str, Any], picture: bytes, rows: Iterable[dict[str, str]]) -> str:
+    signal, accounting = record["signal"], record["accounting"]
+    shown = [row for row, _ in zip(rows, range(_ROWS_SHOWN), strict=False)]
+    columns = [c for c in (shown[0] if shown else {}) if c in _COLUMNS_SHOWN or c.startswith(("area_", "deform"))]
+    header = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(_short(row[c]))}</td>" for c in columns) + "</tr>" for row in shown
+    )
+    facts = {**{k: v for k, v in signal.items() if k != "warnings"}, **accounting}
+    listed = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(_value(v))}</td></tr>" for k, v in facts.items())
+    warnings = "".join(f"<p class=warning>{html.escape(w)}</p>" for w in signal["warnings"])
+    more = f"<p>The first {_ROWS_SHOWN} rows; the CSV and Parquet files hold all {accounting['cells']}.</p>"
+    name = html.escape(record["capture"]["file"])
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{name}</title>
+<style>
+body {{ font: 15px/1.4 sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }}
+img {{ max-width: 100%; }} table {{ border-collapse: collapse; }} .warning {{ color: #a40; }}
+td, th {{ border: 1px solid #ccc; padding: 0.2rem 0.6rem; text-align: right; font-weight: normal; }}
+</style>
+<h1>{name}</h1>{warnings}
+<img alt="overview" src="data:image/png;base64,{base64.b64encode(picture).decode()}">
+<h2>Cells</h2><table><tr>{header}</tr>{body}</table>{more if accounting["cells"] > _ROWS_SHOWN else ""}
+<h2>Signal and accounting</h2><table>{listed}</table>
+<p>stretchscope {html.escape(record["stretchscope"])}, capture digest {record["capture"]["digest"][:16]}…</p>
+</html>
+"""
+
+
+def _short(text: str) -> str:
+    return text if "." not in text else f"{float(text):.5g}"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.9g}"
+    if isinstance(value, list):
+        return ", ".join(_value(v) for v in value)
+    return "unknown" if value is None else str(value)

@@ -1,0 +1,249 @@
+"""The files of one capture's results: written batch by batch under ``.part`` names, resumable, renamed when complete.
+
+The CSV is the record: rows are appended and flushed, and the Parquet file is made from it at the end, so the two
+cannot differ. A checkpoint says how far each file is good; what a killed run wrote beyond it is cut off.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from ..classify import FEATURES
+from .cells import Cell
+from .rtdc import RtdcMetadata, RtdcWriter, grey_levels
+
+SUFFIXES = (".rtdc", ".parquet", ".csv", ".png", ".html", ".run.json")
+_CHECKPOINT = ".checkpoint.part"
+_INTEGERS = (
+    "line_first",
+    "line_last",
+    "sample_first",
+    "sample_last",
+    "saturated_samples",
+    "crop_cut",
+    "touches_border",
+)
+
+
+class OutputError(ValueError):
+    """Results that cannot be written where they should; the message says where and what to do."""
+
+
+def columns_of(*, calibrated: bool, position_um: bool) -> tuple[str, ...]:
+    """Columns of the table, in order."""
+    return (
+        "line_first",
+        "line_last",
+        "sample_first",
+        "sample_last",
+        "time_s",
+        "line_centre",
+        "position_samples",
+        *(("position_um",) if position_um else ()),
+        "significance",
+        *(f.column(calibrated) for f in FEATURES),
+        "saturated_samples",
+        "crop_cut",
+        "label",
+        "probability",
+    )
+
+
+@dataclass
+class Progress:
+    """How far a run is: the checkpoint.
+
+    recipe : str
+        Fingerprint of capture, settings and version; a checkpoint of another recipe is not gone on with.
+    stretch : int
+        Next stretch to look at.
+    cells, csv_bytes : int
+        Good rows of the .rtdc file, and good length of the CSV file.
+    counts : dict
+        Accounting so far.
+    kernel : list of 2 floats
+        Kernel size, once chosen.
+    recent : list of lists of 4 floats
+        Boxes of the last cells, to tell one found twice.
+    carry_line : int
+        First line of ``carry``.
+    carry : ndarray of shape (rows, columns), float32
+        End of the significance map that was not used up.
+    """
+
+    recipe: str
+    stretch: int
+    cells: int
+    csv_bytes: int
+    counts: dict[str, int]
+    kernel: list[float]
+    recent: list[list[float]]
+    carry_line: int
+    carry: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Growing:
+    """The files that grow with every batch."""
+
+    metadata: RtdcMetadata
+    rtdc: RtdcWriter
+    csv: io.BufferedRandom
+
+
+class ResultFiles:
+    """Results of one capture in a folder, under the capture's stem.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to write; it exists.
+    stem : str
+        Name without suffix.
+    columns : tuple of str
+        Columns of the table.
+    """
+
+    def __init__(self, folder: Path, stem: str, columns: tuple[str, ...]) -> None:
+        self.folder, self.stem, self.columns = folder, stem, columns
+        self._growing: _Growing | None = None
+
+    def _opened(self) -> "_Growing":
+        if self._growing is None:
+            raise RuntimeError("start or resume the files first")
+        return self._growing
+
+    def path(self, suffix: str) -> Path:
+        return self.folder / f"{self.stem}{suffix}"
+
+    def part(self, suffix: str) -> Path:
+        return self.folder / f"{self.stem}{suffix}.part"
+
+    def existing(self) -> list[Path]:
+        """Files of an earlier run, finished or not."""
+        names = [self.path(s) for s in SUFFIXES] + [self.part(s) for s in SUFFIXES] + [self.path(_CHECKPOINT)]
+        return [path for path in names if path.exists()]
+
+    def start(self, metadata: RtdcMetadata, crop_px: int) -> None:
+        """Open the files for a new run."""
+        rtdc = RtdcWriter(self.path(".rtdc"), metadata, (crop_px, crop_px))
+        self._growing = _Growing(metadata, rtdc, self.part(".csv").open("w+b"))
+        self._growing.csv.write((",".join(self.columns) + "\n").encode())
+
+    def resume(self, metadata: RtdcMetadata, progress: Progress) -> bool:
+        """Open the files of a broken run and cut them to its checkpoint; False if they cannot be gone on with."""
+        path = self.part(".csv")
+        if not path.exists() or path.stat().st_size < progress.csv_bytes:
+            return False
+        try:
+            rtdc = RtdcWriter.resume(self.path(".rtdc"), progress.cells)
+        except (OSError, ValueError):
+            return False
+        self._growing = _Growing(metadata, rtdc, path.open("r+b"))
+        self._growing.csv.truncate(progress.csv_bytes)
+        self._growing.csv.seek(0, os.SEEK_END)
+        return True
+
+    def append(self, cells: list[Cell]) -> None:
+        """Write a batch of cells to all growing files."""
+        if not cells:
+            return
+        growing = self._opened()
+        rows: list[dict[str, Any]] = [{"label": "", "probability": "", **cell.row} for cell in cells]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        for row in rows:
+            writer.writerow([_text(row[name], name in _INTEGERS) for name in self.columns])
+        growing.csv.write(text.getvalue().encode())
+        table = {name: np.array([row[name] for row in rows]) for name in self.columns[:-2]}
+        images = np.stack([grey_levels(cell.crop, growing.metadata) for cell in cells])
+        growing.rtdc.append(images, np.stack([cell.mask for cell in cells]), table)
+
+    def position(self) -> tuple[int, int]:
+        """Cells and CSV bytes written, flushed."""
+        growing = self._opened()
+        growing.csv.flush()
+        return growing.rtdc.events, growing.csv.tell()
+
+    def checkpoint(self, progress: Progress) -> None:
+        """Record how far the files are good; atomic."""
+        state = {name: value for name, value in vars(progress).items() if name != "carry"}
+        temporary = self.folder / f"{self.stem}{_CHECKPOINT}.new"
+        with temporary.open("wb") as file:
+            np.savez(file, state=np.array(json.dumps(state)), carry=progress.carry)
+        os.replace(temporary, self.path(_CHECKPOINT))
+
+    def read_checkpoint(self) -> Progress | None:
+        """The checkpoint of a broken run; None where there is none, or none that can be read."""
+        try:
+            with np.load(self.path(_CHECKPOINT)) as arrays:
+                return Progress(**json.loads(str(arrays["state"])), carry=arrays["carry"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def finish(self, documents: dict[str, bytes], record: dict[str, Any]) -> None:
+        """Make the Parquet file, write the documents and the run record, and give all files their names.
+
+        The run record is the last to appear: where it stands, the run is complete.
+        """
+        growing = self._opened()
+        growing.csv.close()
+        self._to_parquet()
+        for suffix, content in documents.items():
+            self.part(suffix).write_bytes(content)
+        self.part(".run.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        growing.rtdc.close()
+        for suffix in (".csv", ".parquet", *documents, ".run.json"):
+            os.replace(self.part(suffix), self.path(suffix))
+        self.path(_CHECKPOINT).unlink(missing_ok=True)
+
+    def close_parts(self) -> None:
+        """Close what is open and keep the ``.part`` files, for a later resume."""
+        if self._growing is not None:
+            self._growing.csv.close()
+            self._growing.rtdc.abandon()
+        self._growing = None
+
+    def remove_parts(self) -> None:
+        """Close and remove all that is not complete."""
+        self.close_parts()
+        for path in [self.part(suffix) for suffix in SUFFIXES] + [self.path(_CHECKPOINT)]:
+            path.unlink(missing_ok=True)
+
+    def rows(self) -> Iterable[dict[str, str]]:
+        """Rows written so far, as text; from the growing file or the finished one."""
+        part = self.part(".csv")
+        with (part if part.exists() else self.path(".csv")).open(newline="", encoding="utf-8") as file:
+            yield from csv.DictReader(file)
+
+    def _to_parquet(self) -> None:
+        types = {name: pa.int64() if name in _INTEGERS else pa.float64() for name in self.columns}
+        types["label"] = pa.string()
+        options = pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
+        schema = pa.schema(list(types.items()))
+        with (
+            pq.ParquetWriter(self.part(".parquet"), schema) as writer,
+            pyarrow.csv.open_csv(self.part(".csv"), convert_options=options) as reader,
+        ):
+            for batch in reader:
+                writer.write_batch(batch)
+
+
+def _text(value: str | float, whole: bool) -> str:
+    """A value as CSV text that reads back to the same bits; NaN is empty."""
+    if isinstance(value, str):
+        return value
+    if whole:
+        return str(int(value))
+    number = float(value)
+    return "" if np.isnan(number) else repr(number)

@@ -1,0 +1,191 @@
+"""First pass over a capture: the empty line, the line clock, and what they mean on the specimen."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..acquisition import Capture, CaptureError, Segment
+from ..sr.background import Background
+from ..sr.calibrate import Span, measure_background
+from ..sr.errors import SignalError
+from ..sr.line_clock import LineClock, SegmentClock, measure_segment_clock
+from ..sr.line_fit import LineTables, line_tables
+from ..sr.period import MIN_LINES
+from .settings import CaptureSettings
+
+# The empty line is measured on this many stretches of this many samples, spread over the capture.
+_SPANS = 8
+_SPAN_SAMPLES = 1 << 19
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Size of the sample lattice on the specimen; None where the capture and the settings do not tell.
+
+    um_per_sample, um_per_line : float or None
+        Width of one sample along the line, and pitch of the lines along the flow [µm].
+    lines_per_sample : float or None
+        Their ratio, which may be known when they are not.
+    """
+
+    um_per_sample: float | None
+    um_per_line: float | None
+    lines_per_sample: float | None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the first pass found.
+
+    background : Background
+    clock : LineClock
+        One segment clock per entry of ``segments``; lines are numbered through the capture.
+    segments : tuple of Segment
+        The capture's stretches that are long enough to hold a line clock.
+    geometry : Geometry
+    sample_rate_hz : float
+    """
+
+    background: Background
+    clock: LineClock
+    segments: tuple[Segment, ...]
+    geometry: Geometry
+    sample_rate_hz: float
+
+    @cached_property
+    def tables(self) -> LineTables:
+        return line_tables(self.background)
+
+    @property
+    def line_rate_hz(self) -> float:
+        return self.sample_rate_hz / self.clock.period_samples
+
+
+def survey_capture(capture: Capture, settings: CaptureSettings) -> Survey:
+    """Measure the empty line and the line clock of a capture.
+
+    Parameters
+    ----------
+    capture : Capture
+        Open capture.
+    settings : CaptureSettings
+        What is known beyond the file.
+
+    Returns
+    -------
+    survey : Survey
+
+    Raises
+    ------
+    CaptureError
+        If the capture holds no usable line-scan signal; the message names the file.
+    """
+    dark = settings.dark_level_codes if settings.dark_level_codes is not None else capture.metadata.dark_level_codes
+    try:
+        background = measure_background(_spans(capture), code_limits=capture.code_limits, dark_level_codes=dark)
+        tables = line_tables(background)
+        clocks: list[SegmentClock] = []
+        used: list[Segment] = []
+        first_line = 0
+        for segment in capture.segments:
+            if segment.samples < (MIN_LINES + 2) * background.period_samples:
+                continue
+            shift = segment.first_sample - segment.device_index
+            clock = measure_segment_clock(
+                lambda first, stop, shift=shift: capture.read(first + shift, stop + shift),
+                segment.device_index,
+                segment.device_index + segment.samples,
+                background,
+                tables,
+            )
+            clocks.append(replace(clock, first_line=first_line))
+            used.append(segment)
+            first_line += clock.lines
+    except SignalError as error:
+        raise CaptureError(f"{capture.path}: {error}") from error
+    if not clocks:
+        raise CaptureError(
+            f"{capture.path}: no stretch between gaps holds {MIN_LINES} lines of "
+            f"{background.period_samples:.1f} samples; record longer stretches"
+        )
+    clock = LineClock(tuple(clocks))
+    rate = capture.metadata.sample_rate_hz
+    return Survey(background, clock, tuple(used), _geometry(capture, settings, rate / clock.period_samples), rate)
+
+
+def _spans(capture: Capture) -> list[Span]:
+    """Stretches spread evenly over the capture, none across a gap."""
+    spans = []
+    if len(capture.segments) > _SPANS:
+        longest = sorted(capture.segments, key=lambda s: (-s.samples, s.first_sample))[: 4 * _SPANS]
+        places = [(s, 0) for s in sorted(longest, key=lambda s: s.first_sample)]
+    else:
+        per_segment = max(1, _SPANS // len(capture.segments))
+        places = [
+            (s, offset)
+            for s in capture.segments
+            for offset in sorted({int(o) for o in np.linspace(0, max(0, s.samples - _SPAN_SAMPLES), per_segment)})
+        ]
+    end = -1
+    for segment, offset in places:
+        first = segment.first_sample + offset
+        if first < end:  # a short segment's stretches would overlap: one is enough
+            continue
+        end = min(first + _SPAN_SAMPLES, segment.first_sample + segment.samples)
+        spans.append(Span(segment.device_index + offset, capture.read(first, end)))
+    return spans
+
+
+def _geometry(capture: Capture, settings: CaptureSettings, line_rate_hz: float) -> Geometry:
+    def known(name: str) -> float | None:
+        value = getattr(settings, name)
+        return value if value is not None else getattr(capture.metadata, name)
+
+    speed, width, pulse = known("flow_speed_m_per_s"), known("field_of_view_um"), known("pulse_duration_s")
+    um_per_line = settings.um_per_line or (speed * 1e6 / line_rate_hz if speed is not None else None)
+    um_per_sample = settings.um_per_sample
+    if um_per_sample is None and width is not None and pulse is not None:
+        um_per_sample = width / (capture.metadata.sample_rate_hz * pulse)
+    ratio = um_per_sample / um_per_line if um_per_sample and um_per_line else capture.metadata.lines_per_sample
+    return Geometry(um_per_sample, um_per_line, ratio)
+
+
+def pulse_width_samples(background: Background) -> float:
+    """Full width of the empty line at half its highest known light [samples]."""
+    tau = np.arange(0.0, background.period_samples, 1 / 16)
+    bright = np.flatnonzero((background.profile.light(tau) > 0.5 * background.peak()) | background.is_censored(tau))
+    return float(tau[bright[-1]] - tau[bright[0]]) if bright.size else 0.0
+
+
+def describe(capture: Capture, survey: Survey, saturated: int) -> dict[str, Any]:
+    """What ``info --json`` prints; units are in the names, null is unknown."""
+    background, clock = survey.background, survey.clock
+    nominal = capture.metadata.nominal_line_period_samples
+    return {
+        "samples": capture.samples,
+        "sample_rate_hz": survey.sample_rate_hz,
+        "line_period_samples": clock.period_samples,
+        "line_period_uncertainty_samples": clock.period_std_samples,
+        "shear_samples_per_line": clock.period_samples - nominal if nominal is not None else None,
+        "lines": clock.lines,
+        "pulse_width_samples": pulse_width_samples(background),
+        "saturated_fraction": saturated / capture.samples,
+        "noise_std_codes": background.noise_std_codes,
+        "interleave_offset_codes": list(background.interleave_offset_codes),
+        "interleave_gain": list(background.interleave_gain),
+        "dialect": capture.dialect,
+        "saturated_samples": saturated,
+        "line_rate_hz": survey.line_rate_hz,
+        "line_start_uncertainty_samples": clock.start_std_samples,
+        "line_jitter_samples": background.delay_std_samples,
+        "pulse_energy_std": background.gain_std,
+        "lit_samples": background.lit_samples,
+        "dark_level_codes": background.dark_level_codes,
+        "um_per_sample": survey.geometry.um_per_sample,
+        "um_per_line": survey.geometry.um_per_line,
+        "lines_per_sample": survey.geometry.lines_per_sample,
+        "segments": len(capture.segments),
+        "warnings": list(capture.warnings),
+    }
