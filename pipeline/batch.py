@@ -27,6 +27,7 @@ from ..sr.detect import ROW_LINES, Event, bin_columns, find_events
 from ..sr.line_clock import SegmentClock
 from ..sr.reconstruct import Grid, best_kernel, choose_grid
 from .cells import MOST_EVENT_LINES, Cell, Job, map_lines, measure_events, score_kernels
+from .full_image import write_full_image
 from .report import make_documents
 from .results import OutputError, Progress, ResultFiles, columns_of
 from .rtdc import RtdcMetadata
@@ -113,6 +114,7 @@ def process_capture(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    full_image: bool = False,
     execution: Execution | None = None,
 ) -> dict[str, Any]:
     """Process one capture into a folder of results.
@@ -129,6 +131,8 @@ def process_capture(
         Replace results of an earlier run.
     resume : bool, optional
         Go on with a broken run, start a missing one, leave a finished one as it is.
+    full_image : bool, optional
+        Also write ``<stem>.image.h5`` with the super-resolved image of every line.
     execution : Execution, optional
         How to run it.
 
@@ -162,7 +166,9 @@ def process_capture(
             files.columns = columns_of(
                 calibrated=job.pixel_um is not None, position_um=survey.geometry.um_per_sample is not None
             )
-            record = _run(capture, job, files, recipe, execution, resume=resume, times=(started, surveyed))
+            record, grid = _run(capture, job, files, recipe, execution, resume=resume, times=(started, surveyed))
+            if full_image:
+                write_full_image(job, grid, files.path(".image.h5"), execution.run)
         except KeyboardInterrupt:
             files.close_parts()
             raise
@@ -186,7 +192,7 @@ def _run(
     *,
     resume: bool,
     times: tuple[float, float],
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Grid]:
     state, next_stretch, is_open = State(), 0, False
     progress = files.read_checkpoint() if resume else None
     if progress is not None and progress.recipe == recipe:
@@ -218,7 +224,7 @@ def _run(
         if execution.progress is not None:
             execution.progress(state.counts["samples_mapped"], capture.samples, state.counts["cells"])
     found = time.perf_counter()
-    grid = _grid(job, state.kernel or best_kernel([]))
+    grid = _grid(job, state.kernel or _kernel_of(job, []))
     if not is_open:
         files.start(_rtdc_metadata(capture, job, grid), job.settings.image.crop_px)
     record = _record(capture, job, grid, state, recipe)
@@ -229,7 +235,7 @@ def _run(
         "report": time.perf_counter() - found,
     }
     files.finish(documents, record)
-    return record
+    return record, grid
 
 
 def _stretches(survey: Survey) -> Iterator[Stretch]:
@@ -257,10 +263,9 @@ def _process_stretch(job: Job, stretch: Stretch, state: State, execution: Execut
     state.counts["events"] += len(events)
     if events and state.kernel is None:
         strongest = sorted(events, key=lambda e: -e.significance)[:_KERNEL_EVENTS]
-        state.kernel = best_kernel(
-            execution.run(score_kernels, [(job, stretch.segment, stretch.clock, _middle(e)) for e in strongest])
-        )
-    grid = _grid(job, state.kernel or best_kernel([]))
+        calls = [(job, stretch.segment, stretch.clock, _middle(e)) for e in strongest]
+        state.kernel = _kernel_of(job, execution.run(score_kernels, calls))
+    grid = _grid(job, state.kernel or _kernel_of(job, []))
     batches = [events[i : i + 16] for i in range(0, len(events), 16)]
     calls = [(job, grid, stretch.segment, stretch.clock, batch) for batch in batches]
     measured = [cell for batch in execution.run(measure_events, calls) for cell in batch] if calls else []
@@ -421,6 +426,10 @@ def _require_dark_level(survey: Survey, path: Path) -> None:
             f"{path}: the lines leave no dark gap to measure the dark level in, and nothing states it: "
             "give --dark-level CODES (the code without light), or dark_level_codes in the capture or the settings"
         )
+
+
+def _kernel_of(job: Job, scores: list[np.ndarray]) -> tuple[float, float]:
+    return best_kernel(scores, job.survey.clock.period_samples)
 
 
 def _grid(job: Job, kernel: tuple[float, float]) -> Grid:

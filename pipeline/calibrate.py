@@ -101,7 +101,8 @@ def calibrate_beads(
         if not events:
             continue
         strongest = sorted(events, key=lambda e: -e.significance)[:8]
-        kernel = best_kernel(execution.run(score_kernels, [(job, segment, clock, e) for e in strongest]))
+        scores = execution.run(score_kernels, [(job, segment, clock, e) for e in strongest])
+        kernel = best_kernel(scores, survey.clock.period_samples)
         # the lattice is what is to be measured: images are laid on samples and lines, not on µm
         grid = choose_grid(kernel, None)
         calls = [(job, grid, segment, clock, events[i : i + 16]) for i in range(0, len(events), 16)]

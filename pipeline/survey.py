@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..acquisition import Capture, CaptureError, Segment
+from ..sr._kernels import count_on_rail
 from ..sr.background import Background
 from ..sr.calibrate import Span, measure_background
 from ..sr.errors import SignalError
@@ -189,3 +190,9 @@ def describe(capture: Capture, survey: Survey, saturated: int) -> dict[str, Any]
         "segments": len(capture.segments),
         "warnings": list(capture.warnings),
     }
+
+
+def count_saturated(capture: Capture, code_limits: tuple[int, int]) -> int:
+    """Samples of the capture at or beyond the rails."""
+    low, high = code_limits
+    return sum(int(count_on_rail(samples, low, high)) for _, samples in capture.blocks(1 << 23))

@@ -1,0 +1,339 @@
+"""The command line: thin shells that read arguments, call one function each and say what happened.
+
+What is computed elsewhere is imported where it is used, so that ``stretchscope --help`` starts at once. Results for
+programs go to standard output, everything else to standard error.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from .batch import Execution
+    from .settings import Settings
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Time-stretch microscopy in software: from ADC samples to super-resolved, measured cells.",
+)
+
+CaptureFile = Annotated[Path, typer.Argument(metavar="CAPTURE", help="HDF5 capture of any known layout.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+SettingsFile = Annotated[
+    Path | None, typer.Option("--settings", metavar="TOML", help="Settings; flags go before them.")
+]
+SampleRate = Annotated[
+    float | None, typer.Option("--sample-rate", metavar="HZ", help="Sample rate, in place of the file's.")
+]
+DarkLevel = Annotated[
+    float | None, typer.Option("--dark-level", metavar="CODES", help="Code without light, where no gap shows it.")
+]
+FlowSpeed = Annotated[float | None, typer.Option("--flow-speed", metavar="M_PER_S", help="Flow speed.")]
+FieldOfView = Annotated[float | None, typer.Option("--field-of-view", metavar="UM", help="Length of the imaged line.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Threads; default: one per core.")]
+
+
+def main() -> None:
+    """Entry point: errors in the input become one line and exit status 2, an interruption 130."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        _say("interrupted; what was complete is kept, go on with --resume")
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+    except ValueError as error:
+        if not _is_input_error(error):
+            raise
+        _say(f"error: {error}")
+        raise SystemExit(2) from None
+
+
+def _is_input_error(error: ValueError) -> bool:
+    from ..acquisition import CaptureError
+    from .results import OutputError
+    from .settings import SettingsError
+
+    return isinstance(error, CaptureError | OutputError | SettingsError | typer.BadParameter)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+@contextmanager
+def _progress(what: str, unit: str = "samples") -> Iterator[Callable[..., None]]:
+    """A progress bar with rate and remaining time on a terminal; silent elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=None, rate="")
+
+        def update(done: int, total: int, cells: int | None = None) -> None:
+            speed = bar.tasks[0].finished_speed or bar.tasks[0].speed or 0.0
+            rate = f"{speed / 1e6:.0f} M{unit}/s" + (f", {cells} cells" if cells is not None else "")
+            bar.update(task, total=total, completed=done, rate=rate)
+
+        yield update
+
+
+@app.command()
+def simulate(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Capture to write.")],
+    rate: Annotated[float, typer.Option(metavar="HZ", help="Sample rate.")] = 5e9,
+    lines: Annotated[int, typer.Option(min=1, help="Whole lines.")] = 200_000,
+    cells: Annotated[int, typer.Option(min=0, help="Cells among them.")] = 500,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same samples.")] = 1,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of images to take cells from.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Simulate a capture, with the truth stored beside the samples."""
+    from ..acquisition import CaptureError
+    from ..acquisition.simulate import simulate as run
+
+    with _progress("simulating") as progress:
+        try:
+            samples = run(
+                output, sample_rate_hz=rate, lines=lines, cells=cells, seed=seed, images=images,
+                overwrite=overwrite, progress=progress,
+            )  # fmt: skip
+        except ValueError as error:
+            raise CaptureError(str(error)) from error
+    _say(f"{output}: {samples} samples, {lines} lines, {cells} cells")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SAMPLES", help="Raw dump of one channel.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Capture to write.")],
+    sample_rate: Annotated[float, typer.Option(metavar="HZ", help="Sample rate.")],
+    dtype: Annotated[str, typer.Option(help="int8 uint8 int16 uint16 >i2 >u2 <i2 <u2, or packed12le/be[-signed].")],
+    header_bytes: Annotated[int, typer.Option(min=0, help="Bytes before the first sample.")] = 0,
+    bits: Annotated[int | None, typer.Option(min=1, max=16, help="Bits of the converter.")] = None,
+    flow_speed: FlowSpeed = None,
+    field_of_view: FieldOfView = None,
+    pulse_duration: Annotated[float | None, typer.Option(metavar="S", help="Length of the stretched pulse.")] = None,
+    dark_level: DarkLevel = None,
+    instrument: Annotated[str | None, typer.Option(help="Name of the instrument.")] = None,
+    start_time: Annotated[str | None, typer.Option(help="ISO 8601 time of the first sample.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn the raw binary dump of a digitiser into a capture."""
+    from ..acquisition import convert_raw
+
+    with _progress("converting") as progress:
+        samples = convert_raw(
+            source, output, sample_rate_hz=sample_rate, dtype=dtype, header_bytes=header_bytes, overwrite=overwrite,
+            progress=progress, bits=bits, flow_speed_m_per_s=flow_speed, field_of_view_um=field_of_view,
+            pulse_duration_s=pulse_duration, dark_level_codes=dark_level, instrument=instrument, start_time=start_time,
+        )  # fmt: skip
+    _say(f"{output}: {samples} samples")
+
+
+@app.command()
+def info(
+    capture: CaptureFile, as_json: AsJson = False, sample_rate: SampleRate = None, dark_level: DarkLevel = None
+) -> None:
+    """Measure a capture: line period, lines, pulse, noise, saturation, converters."""
+    from ..acquisition import open_capture
+    from .settings import Settings
+    from .survey import count_saturated, describe, survey_capture
+
+    settings = Settings().with_capture(sample_rate_hz=sample_rate, dark_level_codes=dark_level)
+    with open_capture(capture, sample_rate_hz=sample_rate) as opened:
+        survey = survey_capture(opened, settings.capture)
+        facts = describe(opened, survey, count_saturated(opened, survey.background.code_limits))
+    for warning in facts["warnings"]:
+        _say(f"warning: {capture}: {warning}")
+    if as_json:
+        typer.echo(json.dumps(facts, allow_nan=False))
+        return
+    for name, value in facts.items():
+        if name != "warnings":
+            typer.echo(f"{name:34} {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_shown(v) for v in value)
+    return "unknown" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+@app.command()
+def process(
+    captures: Annotated[list[Path], typer.Argument(metavar="CAPTURE...", help="HDF5 captures.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results.")],
+    workers: Workers = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler whose workers see the files.")
+    ] = None,
+    overwrite: Overwrite = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a broken run, keep a finished one.")] = False,
+    settings_file: SettingsFile = None,
+    full_image: Annotated[bool, typer.Option("--full-image", help="Also write the image of every line.")] = False,
+    sample_rate: SampleRate = None,
+    dark_level: DarkLevel = None,
+    flow_speed: FlowSpeed = None,
+    field_of_view: FieldOfView = None,
+    chunk_samples: Annotated[
+        int | None, typer.Option(min=1 << 16, help="Samples of one task; changes memory and speed, no result.")
+    ] = None,
+) -> None:
+    """Process captures: super-resolved images and a table of cells."""
+    from .settings import Settings, SettingsError, read_settings
+
+    if overwrite and resume:
+        raise SettingsError("--overwrite and --resume exclude each other")
+    if workers is not None and scheduler is not None:
+        raise SettingsError("--workers and --scheduler exclude each other: the scheduler's workers do the work")
+    stems: dict[str, Path] = {}
+    for path in captures:
+        if path.stem in stems:
+            raise SettingsError(
+                f"{stems[path.stem]} and {path} have one stem, so their results would have one name: "
+                "process them into different folders"
+            )
+        stems[path.stem] = path
+    settings = (read_settings(settings_file) if settings_file else Settings()).with_capture(
+        sample_rate_hz=sample_rate,
+        dark_level_codes=dark_level,
+        flow_speed_m_per_s=flow_speed,
+        field_of_view_um=field_of_view,
+    )
+    with _execution(workers, scheduler, chunk_samples) as execution:
+        failed = sum(
+            not _process_one(
+                path, output, settings, execution, overwrite=overwrite, resume=resume, full_image=full_image
+            )
+            for path in captures
+        )
+    if failed:
+        raise typer.Exit(2 if failed == len(captures) else 1)
+
+
+@contextmanager
+def _execution(workers: int | None, scheduler: str | None, chunk_samples: int | None) -> Iterator["Execution"]:
+    from .batch import CHUNK_SAMPLES, Execution
+    from .settings import SettingsError
+
+    execution = Execution(workers=workers, scheduler=scheduler, chunk_samples=chunk_samples or CHUNK_SAMPLES)
+    if scheduler is None:
+        yield execution
+        return
+    from distributed import Client
+
+    try:
+        client = Client(scheduler, timeout="10s", set_as_default=True)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise SettingsError(f"no Dask scheduler answers at {scheduler}: {error}") from error
+    with client:
+        yield execution
+
+
+def _process_one(
+    path: Path,
+    output: Path,
+    settings: "Settings",
+    execution: "Execution",
+    *,
+    overwrite: bool,
+    resume: bool,
+    full_image: bool,
+) -> bool:
+    """Process one capture and say what came of it; False if it failed."""
+    from dataclasses import replace
+
+    from .batch import process_capture
+
+    try:
+        with _progress(path.name) as progress:
+            record = process_capture(
+                path, output, settings, overwrite=overwrite, resume=resume, full_image=full_image,
+                execution=replace(execution, progress=progress),
+            )  # fmt: skip
+    except ValueError as error:
+        if not _is_input_error(error):
+            raise
+        _say(f"error: {error}")
+        return False
+    for warning in record["signal"]["warnings"]:
+        _say(f"warning: {path}: {warning}")
+    signal, counted = record["signal"], record["accounting"]
+    _say(
+        f"{path}: {counted['cells']} cells in {counted['lines']} lines, line period "
+        f"{signal['line_period_samples']:.7g} samples; see {output / path.stem}.html"
+    )
+    return True
+
+
+@app.command()
+def calibrate(
+    capture: CaptureFile,
+    bead_diameter: Annotated[float, typer.Option("--bead-diameter-um", metavar="UM", help="Diameter of the beads.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="TOML", help="Settings file to write for later runs.")
+    ] = None,
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+    settings_file: SettingsFile = None,
+    sample_rate: SampleRate = None,
+    dark_level: DarkLevel = None,
+    workers: Workers = None,
+) -> None:
+    """Measure beads of known size: µm per sample and per line, for later runs' --settings."""
+    from dataclasses import asdict
+
+    from .calibrate import calibrate_beads
+    from .results import OutputError
+    from .settings import Settings, SettingsError, read_settings
+
+    if not 0.01 <= bead_diameter <= 10_000:
+        raise SettingsError(f"--bead-diameter-um must lie between 0.01 and 10000, got {bead_diameter:g}")
+    if output is not None and output.exists() and not overwrite:
+        raise OutputError(f"{output} exists: give --overwrite to replace it")
+    settings = (read_settings(settings_file) if settings_file else Settings()).with_capture(
+        sample_rate_hz=sample_rate, dark_level_codes=dark_level
+    )
+    with _execution(workers, None, None) as execution:
+        result = calibrate_beads(capture, bead_diameter, settings, execution)
+    if output is not None:
+        part = output.with_name(output.name + ".part")
+        try:
+            part.write_text(result.as_toml(capture.name, bead_diameter), encoding="utf-8")
+            os.replace(part, output)
+        except OSError as error:
+            raise OutputError(f"{output}: cannot be written: {error.strerror}") from error
+    if as_json:
+        typer.echo(json.dumps(asdict(result), allow_nan=False))
+        return
+    for name, value in asdict(result).items():
+        typer.echo(f"{name:26} {_shown(value)}")
+    if output is not None:
+        _say(f"{output}: give it to later runs with --settings")
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for capture and results.")
+    ] = Path("demo"),
+) -> None:
+    """Simulate a capture, process it, and compare what was found with the truth."""
+    from .demo import run_demo
+
+    with _execution(None, None, None) as execution:
+        for line in run_demo(output, execution):
+            typer.echo(line)
