@@ -27,6 +27,7 @@ from ..sr.detect import ROW_LINES, Event, bin_columns, find_events
 from ..sr.line_clock import SegmentClock
 from ..sr.reconstruct import Grid, best_kernel, choose_grid
 from .cells import MOST_EVENT_LINES, Cell, Job, map_lines, measure_events, score_kernels
+from .crops import choose_crop_px
 from .full_image import write_full_image
 from .report import make_documents
 from .results import OutputError, Progress, ResultFiles, columns_of
@@ -35,7 +36,7 @@ from .settings import Settings
 from .survey import Survey, describe, survey_capture
 
 # Samples of a stretch: fixed, since it is where events are looked for and runs can be resumed.
-STRETCH_SAMPLES = 1 << 27
+STRETCH_SAMPLES = 1 << 26
 # Samples of one mapping task, by default; changes nothing but memory and speed.
 CHUNK_SAMPLES = 1 << 23
 # The kernel size is chosen on this many of the first events, the most significant ones of their stretch.
@@ -91,6 +92,7 @@ class State:
     """What goes from stretch to stretch."""
 
     kernel: tuple[float, float] | None = None
+    crop_px: int = 0
     carry: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
     carry_line: int = 0
     recent: list[tuple[float, float, float, float]] = field(default_factory=list)
@@ -201,7 +203,7 @@ def _run(
         if is_open:
             next_stretch = progress.stretch
             recent = [(box[0], box[1], box[2], box[3]) for box in progress.recent]
-            state = State(kernel, progress.carry, progress.carry_line, recent, progress.counts)
+            state = State(kernel, progress.crop_px, progress.carry, progress.carry_line, recent, progress.counts)
     best: list[Cell] = []
     for index, stretch in enumerate(_stretches(job.survey)):
         if index < next_stretch:
@@ -211,13 +213,14 @@ def _run(
         state.counts["cells"] += len(cells)
         if state.kernel is not None:  # until the first event has chosen it, there is nothing to write
             if not is_open:
-                files.start(_rtdc_metadata(capture, job, _grid(job, state.kernel)), job.settings.image.crop_px)
+                state.crop_px = job.settings.image.crop_px or choose_crop_px(cells)
+                files.start(_rtdc_metadata(capture, job, _grid(job, state.kernel)), state.crop_px)
                 is_open = True
             files.append(cells)
             boxes = [list(box) for box in state.recent]
             files.checkpoint(
                 Progress(
-                    recipe, index + 1, *files.position(), state.counts, list(state.kernel), boxes,
+                    recipe, index + 1, *files.position(), state.counts, list(state.kernel), state.crop_px, boxes,
                     state.carry_line, state.carry,
                 )
             )  # fmt: skip
@@ -226,7 +229,7 @@ def _run(
     found = time.perf_counter()
     grid = _grid(job, state.kernel or _kernel_of(job, []))
     if not is_open:
-        files.start(_rtdc_metadata(capture, job, grid), job.settings.image.crop_px)
+        files.start(_rtdc_metadata(capture, job, grid), job.settings.image.crop_px or choose_crop_px([]))
     record = _record(capture, job, grid, state, recipe)
     documents = make_documents(job, grid, record, best, files.rows())
     record["timings_s"] = {

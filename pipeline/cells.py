@@ -20,6 +20,8 @@ from .survey import Survey
 
 # Longer events are cut into pieces of this many lines: something lies in the channel, or flows without end.
 MOST_EVENT_LINES = 1 << 14
+# Pixels kept around a cell, for its crop.
+_PATCH_ROOM_PX = 16
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,14 @@ class Cell:
 
     row : dict
         Column name to value.
-    crop, mask : ndarray of shape (crop_px, crop_px)
-        Transmission (NaN unknown), and the cell's pixels.
+    patch, mask : ndarray of shape (rows, columns)
+        Transmission around the cell (NaN unknown), and the cell's pixels.
     box : tuple of 4 floats
         First and last line, first and last position on the line [samples]; to tell cells found twice.
     """
 
     row: dict[str, int | float]
-    crop: np.ndarray
+    patch: np.ndarray
     mask: np.ndarray
     box: tuple[float, float, float, float]
 
@@ -240,26 +242,11 @@ def _cell(
     }
     if geometry.um_per_sample is not None:
         row["position_um"] = along * geometry.um_per_sample
-    crop_px = job.settings.image.crop_px
-    crop, inside = _crop(image.transmission, mask, (centre_row, centre_column), crop_px)
-    row |= features | {"saturated_samples": image.saturated, "crop_cut": int(inside.sum() < mask.sum())}
-    return Cell(row, crop, inside, (line_top, line_bottom, left, right))
-
-
-def _crop(
-    transmission: np.ndarray, mask: np.ndarray, centre: tuple[float, float], size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Square crop around a place, NaN beyond the image."""
-    crop = np.full((size, size), np.nan, dtype=np.float32)
-    inside = np.zeros((size, size), dtype=bool)
-    first = [round(c - (size - 1) / 2) for c in centre]
-    source = tuple(slice(max(0, f), min(n, f + size)) for f, n in zip(first, mask.shape, strict=True))
-    target = tuple(slice(s.start - f, s.stop - f) for f, s in zip(first, source, strict=True))
-    crop[target] = transmission[source]
-    inside[target] = mask[source]
-    if not inside.any():  # a hollow shape larger than the crop: the format needs a pixel
-        inside[size // 2, size // 2] = True
-    return crop, inside
+    row |= features | {"saturated_samples": image.saturated}
+    around = tuple(
+        slice(max(0, index[0] - _PATCH_ROOM_PX), index[-1] + 1 + _PATCH_ROOM_PX) for index in (rows, columns)
+    )
+    return Cell(row, image.transmission[around].copy(), mask[around].copy(), (line_top, line_bottom, left, right))
 
 
 def raw_lines(

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from ..sr.reconstruct import Grid
 from .cells import Cell, Job, image_lines, raw_lines
+from .crops import choose_crop_px, crop_cell
 
 _UNKNOWN = "#d8c8e8"
 # Rows of the table that the page shows; the whole table is in the CSV.
@@ -107,12 +108,14 @@ def _draw_before_and_after(before: Axes, after: Axes, job: Job, grid: Grid, cell
 
 def _draw_gallery(figure: Any, best: list[Cell]) -> None:
     axes = figure.subplots(max(1, -(-len(best) // 8)), 8, squeeze=False).ravel()
+    side = choose_crop_px(best)
     for ax in axes:
         ax.set_axis_off()
     for ax, cell in zip(axes, best, strict=False):
         ax.set_facecolor(_UNKNOWN)
-        ax.imshow(cell.crop, cmap="gray", vmin=0, vmax=1.4, interpolation="nearest")
-        ax.contour(cell.mask, levels=[0.5], colors="C1", linewidths=0.7)
+        crop, mask = crop_cell(cell, side)
+        ax.imshow(crop, cmap="gray", vmin=0, vmax=1.4, interpolation="nearest")
+        ax.contour(mask, levels=[0.5], colors="C1", linewidths=0.7)
         ax.set_title(f"line {cell.row['line_first']}", fontsize=7)
 
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from ..classify import FEATURES
 from .cells import Cell
+from .crops import crop_cell
 from .rtdc import RtdcMetadata, RtdcWriter, grey_levels
 
 SUFFIXES = (".rtdc", ".parquet", ".csv", ".png", ".html", ".run.json")
@@ -73,6 +74,8 @@ class Progress:
         Accounting so far.
     kernel : list of 2 floats
         Kernel size, once chosen.
+    crop_px : int
+        Side of the crops, once chosen [pixels].
     recent : list of lists of 4 floats
         Boxes of the last cells, to tell one found twice.
     carry_line : int
@@ -87,6 +90,7 @@ class Progress:
     csv_bytes: int
     counts: dict[str, int]
     kernel: list[float]
+    crop_px: int
     recent: list[list[float]]
     carry_line: int
     carry: np.ndarray
@@ -97,6 +101,7 @@ class _Growing:
     """The files that grow with every batch."""
 
     metadata: RtdcMetadata
+    crop_px: int
     rtdc: RtdcWriter
     csv: io.BufferedRandom
 
@@ -137,7 +142,7 @@ class ResultFiles:
     def start(self, metadata: RtdcMetadata, crop_px: int) -> None:
         """Open the files for a new run."""
         rtdc = RtdcWriter(self.path(".rtdc"), metadata, (crop_px, crop_px))
-        self._growing = _Growing(metadata, rtdc, self.part(".csv").open("w+b"))
+        self._growing = _Growing(metadata, crop_px, rtdc, self.part(".csv").open("w+b"))
         self._growing.csv.write((",".join(self.columns) + "\n").encode())
 
     def resume(self, metadata: RtdcMetadata, progress: Progress) -> bool:
@@ -149,7 +154,7 @@ class ResultFiles:
             rtdc = RtdcWriter.resume(self.path(".rtdc"), progress.cells)
         except (OSError, ValueError):
             return False
-        self._growing = _Growing(metadata, rtdc, path.open("r+b"))
+        self._growing = _Growing(metadata, progress.crop_px, rtdc, path.open("r+b"))
         self._growing.csv.truncate(progress.csv_bytes)
         self._growing.csv.seek(0, os.SEEK_END)
         return True
@@ -159,15 +164,18 @@ class ResultFiles:
         if not cells:
             return
         growing = self._opened()
-        rows: list[dict[str, Any]] = [{"label": "", "probability": "", **cell.row} for cell in cells]
+        crops, masks = zip(*(crop_cell(cell, growing.crop_px) for cell in cells), strict=True)
+        rows: list[dict[str, Any]] = [
+            {"label": "", "probability": "", "crop_cut": int(mask.sum() < cell.mask.sum()), **cell.row}
+            for cell, mask in zip(cells, masks, strict=True)
+        ]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         for row in rows:
             writer.writerow([_text(row[name], name in _INTEGERS) for name in self.columns])
         growing.csv.write(text.getvalue().encode())
         table = {name: np.array([row[name] for row in rows]) for name in self.columns[:-2]}
-        images = np.stack([grey_levels(cell.crop, growing.metadata) for cell in cells])
-        growing.rtdc.append(images, np.stack([cell.mask for cell in cells]), table)
+        growing.rtdc.append(grey_levels(np.stack(crops), growing.metadata), np.stack(masks), table)
 
     def position(self) -> tuple[int, int]:
         """Cells and CSV bytes written, flushed."""

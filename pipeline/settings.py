@@ -45,12 +45,12 @@ class ImageSettings:
     ----------
     oversampling : int, optional
         Pixels per sample along the line; chosen from the capture when not given.
-    crop_px : int
-        Side of the square crops in the .rtdc file [pixels].
+    crop_px : int, optional
+        Side of the square crops in the .rtdc file [pixels]; by default it holds the first cells with some room.
     """
 
     oversampling: int | None = None
-    crop_px: int = 96
+    crop_px: int | None = None
 
 
 @dataclass(frozen=True)
