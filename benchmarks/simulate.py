@@ -1,6 +1,6 @@
 """How fast the simulator makes samples: one thread, a typical scene, every fault of the instrument on.
 
-    python benchmarks/simulate.py [--lines 100000] [-o results.json]
+    python benchmarks/simulate.py [--lines 100000]
 
 Prints JSON: rates in million samples per second, first call with compilation apart, beside the machine and
 two yardsticks taken in the same run: plain numpy normal numbers, and memory read bandwidth.
@@ -8,15 +8,12 @@ two yardsticks taken in the same run: plain numpy normal numbers, and memory rea
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import numba
 import numpy as np
+from record import memory_read_bytes_per_s, seconds, write_result
 
 from stretchscope.acquisition.optics import Digitiser, Instrument
 from stretchscope.acquisition.simulate import blocks, simulate
@@ -26,38 +23,10 @@ from stretchscope.data.stamps import cell_stamps
 CELLS_PER_LINE = 500 / 200_000
 
 
-def machine() -> dict[str, object]:
-    """What the figures were taken on."""
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].split(":", 1)[1].strip() if names else model
-    return {
-        "cpu": model,
-        "cpu_count": os.cpu_count(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "numba": numba.__version__,
-    }
-
-
-def seconds(work: Callable[[], object], repeats: int = 3) -> float:
-    """Least wall time of a few runs."""
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begin)
-    return min(times)
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lines", type=int, default=100_000)
-    parser.add_argument("-o", "--output", type=Path, help="write the JSON here too")
     arguments = parser.parse_args()
     lines: int = arguments.lines
     cells = max(round(lines * CELLS_PER_LINE), 1)
@@ -90,11 +59,8 @@ def main() -> None:
     normal = np.empty(1 << 20, dtype=np.float32)
     random = np.random.default_rng(1)
     normal_rate = normal.size / seconds(lambda: random.standard_normal(out=normal, dtype=np.float32))
-    memory = np.ones(1 << 27, dtype=np.uint8).view(np.uint64)
-    bandwidth = memory.nbytes / seconds(memory.sum, repeats=5)
+    bandwidth = memory_read_bytes_per_s()
     result = {
-        "benchmark": "simulate",
-        "machine": machine(),
         "threads": 1,
         "lines": lines,
         "cells": cells,
@@ -107,10 +73,8 @@ def main() -> None:
         "ratio_to_numpy_normals": round(rates["cells_5_GSa_s"] / normal_rate, 2),
         "ratio_to_memory_read": round(rates["cells_5_GSa_s"] / bandwidth, 4),
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text + "\n")
+    print(json.dumps(result, indent=2))
+    write_result("simulate", result)
 
 
 if __name__ == "__main__":

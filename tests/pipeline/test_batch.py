@@ -175,7 +175,7 @@ def test_a_failed_run_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "noise.h5"
     with CaptureWriter(path, CaptureMetadata(sample_rate_hz=5e9, bits=8), np.int8) as writer:
         writer.append(noise)
-    with pytest.raises(ValueError, match="noise.h5: nothing in the signal repeats"):
+    with pytest.raises(ValueError, match=r"noise\.h5: nothing in the signal repeats"):
         process_capture(path, tmp_path / "deep" / "results")
     assert not (tmp_path / "deep").exists()
 
@@ -196,7 +196,7 @@ def test_gaps_are_kept_apart(simulated: Path, results: Path, tmp_path: Path) -> 
     late = [r for r in parts if int(r["sample_first"]) >= cut]
     for row in late:
         twin = min(whole, key=lambda r: abs(int(r["sample_first"]) - int(row["sample_first"])))
-        assert float(row["time_s"]) - float(twin["time_s"]) == pytest.approx(lost / 5e9, abs=1e-9)
+        assert float(row["time_s"]) - float(twin["time_s"]) == pytest.approx(lost / 5e9, abs=5e-9)
         assert int(row["line_first"]) - int(twin["line_first"]) in (-2, -1, 0)
 
 
