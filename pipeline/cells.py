@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..acquisition import Segment, open_capture
+from ..acquisition import Capture, Segment, open_capture
 from ..classify import measure_cell, segment_cell
 from ..sr import _kernels
 from ..sr.detect import ROW_LINES, Event, significance_map
@@ -74,7 +74,8 @@ def map_lines(
     own_first = segment.device_index if first_line == clock.first_line else int(np.ceil(starts[0]))
     own_stop = end if stop_line == clock.first_line + clock.lines else int(np.ceil(starts[-1]))
     first = max(segment.device_index, own_first - 4)
-    samples = _read(job, segment, first, min(end, own_stop + 4))
+    with _open(job) as capture:
+        samples = _read(capture, segment, first, min(end, own_stop + 4))
     background = job.survey.background
     significance, looked_at = significance_map(samples, first, starts[:-1], background, job.survey.tables)
     low, high = background.code_limits
@@ -85,7 +86,8 @@ def map_lines(
 def score_kernels(job: Job, segment: Segment, clock: SegmentClock, event: Event) -> np.ndarray:
     """How well each kernel size predicts the samples of an event; see ``sr.reconstruct.kernel_scores``."""
     first, stop = max(clock.first_line, event.line_first - 8), min(event.line_last + 9, clock.first_line + clock.lines)
-    starts, samples, origin = _window(job, segment, clock, first, stop)
+    with _open(job) as capture:
+        starts, samples, origin = _window(capture, segment, clock, first, stop)
     tau = (event.tau_first_samples, event.tau_last_samples)
     return kernel_scores(samples, origin, starts, job.survey.background, job.survey.tables, tau)
 
@@ -94,16 +96,18 @@ def measure_events(
     job: Job, grid: Grid, segment: Segment, clock: SegmentClock, events: list[Event]
 ) -> list[Cell | None]:
     """Image, segment and measure events; None for one in which no cell is left on closer sight."""
-    return [_measure_event(job, grid, segment, clock, event) for event in events]
+    with _open(job) as capture:
+        return [_measure_event(job, capture, grid, segment, clock, event) for event in events]
 
 
 def widths_at_half_level(
     job: Job, grid: Grid, segment: Segment, clock: SegmentClock, events: list[Event]
 ) -> list[tuple[float, float] | None]:
     """Width [samples] and length [lines] of the objects in events; None where an object is cut or partly unknown."""
+    with _open(job) as capture:
+        seen = [_image_and_mask(job, capture, grid, segment, clock, event) for event in events]
     sizes: list[tuple[float, float] | None] = []
-    for event in events:
-        image, mask = _image_and_mask(job, grid, segment, clock, event)
+    for image, mask in seen:
         cut = mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any()
         if cut or not mask.any() or not image.known[mask].all():
             sizes.append(None)
@@ -123,34 +127,52 @@ def image_lines(
     job: Job, grid: Grid, segment: Segment, clock: SegmentClock, rows: tuple[float, float], tau: tuple[float, float]
 ) -> TransmissionImage:
     """Transmission image of a window of lines and positions."""
+    with _open(job) as capture:
+        return _image(job, capture, grid, segment, clock, rows, tau)
+
+
+def _image(
+    job: Job,
+    capture: Capture,
+    grid: Grid,
+    segment: Segment,
+    clock: SegmentClock,
+    rows: tuple[float, float],
+    tau: tuple[float, float],
+) -> TransmissionImage:
     reach = int(np.ceil(3 * grid.sigma_lines)) + 1
     first = max(clock.first_line, int(np.floor(rows[0])) - reach)
     stop = min(clock.first_line + clock.lines, int(np.ceil(rows[1])) + reach + 1)
-    starts, samples, origin = _window(job, segment, clock, first, stop)
+    starts, samples, origin = _window(capture, segment, clock, first, stop)
     return reconstruct(
         samples, origin, starts, first, job.survey.background, job.survey.tables, grid, rows=rows, tau=tau
     )
 
 
-def _read(job: Job, segment: Segment, first: int, stop: int) -> np.ndarray:
+def _open(job: Job) -> Capture:
+    return open_capture(job.path, sample_rate_hz=job.survey.sample_rate_hz)
+
+
+def _read(capture: Capture, segment: Segment, first: int, stop: int) -> np.ndarray:
     """Samples of digitiser indices first … stop - 1 of a segment."""
     shift = segment.first_sample - segment.device_index
-    with open_capture(job.path, sample_rate_hz=job.survey.sample_rate_hz) as capture:
-        return capture.read(first + shift, stop + shift)
+    return capture.read(first + shift, stop + shift)
 
 
 def _window(
-    job: Job, segment: Segment, clock: SegmentClock, first_line: int, stop_line: int
+    capture: Capture, segment: Segment, clock: SegmentClock, first_line: int, stop_line: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Starts of lines, and the samples that hold them with the index of the first one."""
     starts = clock.line_start(np.arange(first_line, stop_line + 1))
     first = max(segment.device_index, int(np.floor(starts[0])) - 4)
     stop = min(segment.device_index + segment.samples, int(np.ceil(starts[-1])) + 4)
-    return starts[:-1], _read(job, segment, first, stop), first
+    return starts[:-1], _read(capture, segment, first, stop), first
 
 
-def _measure_event(job: Job, grid: Grid, segment: Segment, clock: SegmentClock, event: Event) -> Cell | None:
-    image, mask = _image_and_mask(job, grid, segment, clock, event)
+def _measure_event(
+    job: Job, capture: Capture, grid: Grid, segment: Segment, clock: SegmentClock, event: Event
+) -> Cell | None:
+    image, mask = _image_and_mask(job, capture, grid, segment, clock, event)
     if not mask.any():
         return None
     features = measure_cell(mask, image.transmission, image.known, pixel_um=_pixel_um(job, grid))
@@ -158,7 +180,7 @@ def _measure_event(job: Job, grid: Grid, segment: Segment, clock: SegmentClock, 
 
 
 def _image_and_mask(
-    job: Job, grid: Grid, segment: Segment, clock: SegmentClock, event: Event
+    job: Job, capture: Capture, grid: Grid, segment: Segment, clock: SegmentClock, event: Event
 ) -> tuple[TransmissionImage, np.ndarray]:
     settings = job.settings.cells
     # room for the outline, and for the segmentation to see the empty channel around it
@@ -174,7 +196,7 @@ def _image_and_mask(
         max(0.0, event.tau_first_samples - beside),
         min(job.survey.background.lit_samples, event.tau_last_samples + beside),
     )
-    image = image_lines(job, grid, segment, clock, rows, tau)
+    image = _image(job, capture, grid, segment, clock, rows, tau)
     mask = segment_cell(
         image.transmission,
         image.known,
@@ -259,7 +281,8 @@ def raw_lines(
     transmission : ndarray of shape (lines, samples), float64
         NaN where the empty line is too dark to divide by. Lines are placed to the nearest whole sample.
     """
-    starts, samples, origin = _window(job, segment, clock, int(np.ceil(rows[0])), int(np.floor(rows[1])) + 1)
+    with _open(job) as capture:
+        starts, samples, origin = _window(capture, segment, clock, int(np.ceil(rows[0])), int(np.floor(rows[1])) + 1)
     background = job.survey.background
     offset = np.arange(int(np.floor(tau[0])), int(np.ceil(tau[1])) + 1)
     index = np.round(starts).astype(int)[:, None] + offset
