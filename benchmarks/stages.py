@@ -17,8 +17,9 @@ from record import memory_read_bytes_per_s, seconds, write_result
 
 from stretchscope.acquisition import open_capture
 from stretchscope.acquisition.simulate import simulate
-from stretchscope.pipeline.batch import Execution, process_capture
+from stretchscope.pipeline.batch import process_capture
 from stretchscope.pipeline.cells import Job, map_lines, measure_events
+from stretchscope.pipeline.execution import Execution
 from stretchscope.pipeline.settings import Settings
 from stretchscope.pipeline.survey import _spans, survey_capture
 from stretchscope.sr.calibrate import measure_background
@@ -44,8 +45,7 @@ def time_stages(path: Path) -> dict[str, float]:
     job, clock = Job(path, survey, settings), survey.clock.segments[0]
     lines = int(8e6 / PERIOD_SAMPLES) // 4 * 4
     map_s = seconds(lambda: map_lines(job, segment, clock, 0, lines))
-    significance, _, _ = map_lines(job, segment, clock, 0, clock.lines)
-    events = find_events(significance, 0, bin_columns(survey.background))
+    events = find_events(map_lines(job, segment, clock, 0, clock.lines).significance, 0, bin_columns(survey.background))
     grid = choose_grid(DEFAULT_KERNEL, survey.geometry.lines_per_sample)
     cells_s = seconds(lambda: measure_events(job, grid, segment, clock, events), repeats=1)
     return {

@@ -8,8 +8,8 @@ import numpy as np
 from ..acquisition import CaptureError, open_capture
 from ..sr.detect import bin_columns, find_events
 from ..sr.reconstruct import best_kernel, choose_grid
-from .batch import Execution
 from .cells import Job, map_lines, score_kernels, widths_at_half_level
+from .execution import Execution
 from .settings import Settings
 from .survey import survey_capture
 
@@ -90,8 +90,10 @@ def calibrate_beads(
         seen += int(lines * survey.background.period_samples)
         step = int(execution.chunk_samples / survey.background.period_samples) // 4 * 4
         stop = clock.first_line + lines
-        calls = [(job, segment, clock, first, min(first + step, stop)) for first in range(clock.first_line, stop, step)]
-        significance = np.concatenate([part for part, _, _ in execution.run(map_lines, calls)])
+        pieces = [
+            (job, segment, clock, first, min(first + step, stop)) for first in range(clock.first_line, stop, step)
+        ]
+        significance = np.concatenate([part.significance for part in execution.run(map_lines, pieces)])
         events = find_events(
             significance,
             clock.first_line,

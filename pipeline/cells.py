@@ -56,19 +56,25 @@ class Cell:
     box: tuple[float, float, float, float]
 
 
-def map_lines(
-    job: Job, segment: Segment, clock: SegmentClock, first_line: int, stop_line: int
-) -> tuple[np.ndarray, int, int]:
-    """Significance map of lines ``first_line`` … ``stop_line`` - 1 of a segment (numbered in the capture).
+@dataclass(frozen=True)
+class LineMap:
+    """Map of some lines, and its accounting: maps that tile a segment's lines count each of its samples once.
 
-    Returns
-    -------
     significance : ndarray of shape (rows, columns), float32
-    looked_at : int
-        Lines that lay wholly in the samples.
-    saturated : int
-        Samples on a rail, each sample of the segment counted by exactly one call when the calls tile its lines.
+    lines : int
+        Lines that lay wholly in the samples, and were looked at.
+    samples, saturated : int
+        Samples, and those of them on a rail.
     """
+
+    significance: np.ndarray
+    lines: int
+    samples: int
+    saturated: int
+
+
+def map_lines(job: Job, segment: Segment, clock: SegmentClock, first_line: int, stop_line: int) -> LineMap:
+    """Significance map of lines ``first_line`` … ``stop_line`` - 1 of a segment (numbered in the capture)."""
     starts = clock.line_start(np.arange(first_line, stop_line + 1))
     end = segment.device_index + segment.samples
     own_first = segment.device_index if first_line == clock.first_line else int(np.ceil(starts[0]))
@@ -77,10 +83,10 @@ def map_lines(
     with _open(job) as capture:
         samples = _read(capture, segment, first, min(end, own_stop + 4))
     background = job.survey.background
-    significance, looked_at = significance_map(samples, first, starts[:-1], background, job.survey.tables)
+    significance, lines = significance_map(samples, first, starts[:-1], background, job.survey.tables)
     low, high = background.code_limits
     saturated = _kernels.count_on_rail(samples[own_first - first : own_stop - first], low, high)
-    return significance, looked_at, int(saturated)
+    return LineMap(significance, lines, own_stop - own_first, int(saturated))
 
 
 def score_kernels(job: Job, segment: Segment, clock: SegmentClock, event: Event) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from .batch import Execution
+    from .execution import Execution
     from .settings import Settings
 
 app = typer.Typer(
@@ -226,7 +226,7 @@ def process(
 
 @contextmanager
 def _execution(workers: int | None, scheduler: str | None, chunk_samples: int | None) -> Iterator["Execution"]:
-    from .batch import CHUNK_SAMPLES, Execution
+    from .execution import CHUNK_SAMPLES, Execution
     from .settings import SettingsError
 
     execution = Execution(workers=workers, scheduler=scheduler, chunk_samples=chunk_samples or CHUNK_SAMPLES)

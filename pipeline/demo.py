@@ -8,7 +8,8 @@ import h5py
 import numpy as np
 
 from ..acquisition.simulate import simulate
-from .batch import Execution, process_capture
+from .batch import process_capture
+from .execution import Execution
 
 LINES, CELLS, SEED = 60_000, 100, 1
 

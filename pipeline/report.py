@@ -51,7 +51,7 @@ def _overview(job: Job, grid: Grid, record: dict[str, Any], best: list[Cell]) ->
     )
     shown = max(1, -(-len(best) // 8))
     figure.set_figheight(5.2 + 1.5 * shown)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(5, 1.5 * shown))
+    top, bottom = figure.subfigures(2, 1, height_ratios=(5, 1.5 * shown), squeeze=False).ravel()
     before, after, profile = top.subplots(1, 3)
     _draw_profile(profile, job)
     if best:

@@ -1,7 +1,7 @@
 """First pass over a capture: the empty line, the line clock, and what they mean on the specimen."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -93,9 +93,8 @@ def survey_capture(capture: Capture, settings: CaptureSettings) -> Survey:
         for segment in capture.segments:
             if segment.samples < (MIN_LINES + 2) * background.period_samples:
                 continue
-            shift = segment.first_sample - segment.device_index
             clock = measure_segment_clock(
-                lambda first, stop, shift=shift: capture.read(first + shift, stop + shift),
+                partial(_read_of_segment, capture, segment),
                 segment.device_index,
                 segment.device_index + segment.samples,
                 background,
@@ -111,9 +110,15 @@ def survey_capture(capture: Capture, settings: CaptureSettings) -> Survey:
             f"{capture.path}: no stretch between gaps holds {MIN_LINES} lines of "
             f"{background.period_samples:.1f} samples; record longer stretches"
         )
-    clock = LineClock(tuple(clocks))
+    whole = LineClock(tuple(clocks))
     rate = capture.metadata.sample_rate_hz
-    return Survey(background, clock, tuple(used), _geometry(capture, settings, rate / clock.period_samples), rate)
+    return Survey(background, whole, tuple(used), _geometry(capture, settings, rate / whole.period_samples), rate)
+
+
+def _read_of_segment(capture: Capture, segment: Segment, first: int, stop: int) -> np.ndarray:
+    """Samples by their digitiser indices."""
+    shift = segment.first_sample - segment.device_index
+    return capture.read(first + shift, stop + shift)
 
 
 def _spans(capture: Capture) -> list[Span]:

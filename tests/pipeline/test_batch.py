@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from stretchscope.acquisition import CaptureMetadata, CaptureWriter, open_capture
-from stretchscope.pipeline import batch
-from stretchscope.pipeline.batch import Execution, process_capture
+from stretchscope.pipeline import stretches
+from stretchscope.pipeline.batch import process_capture
 from stretchscope.pipeline.demo import match_cells
+from stretchscope.pipeline.execution import Execution
 from stretchscope.pipeline.results import OutputError
 from stretchscope.pipeline.settings import Settings
 
@@ -113,7 +114,7 @@ def test_stretches_change_no_cell(
     simulated: Path, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cells that lie across the border of two stretches are found whole, and once."""
-    monkeypatch.setattr(batch, "STRETCH_SAMPLES", 50_000)
+    monkeypatch.setattr(stretches, "STRETCH_SAMPLES", 50_000)
     process_capture(simulated, tmp_path)
     assert [r["line_centre"] for r in rows_of(tmp_path)] == [r["line_centre"] for r in rows_of(results)]
 
@@ -122,18 +123,18 @@ def test_a_killed_run_goes_on_where_it_was(
     simulated: Path, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = (
-        "import sys, os, signal; from stretchscope.pipeline import batch\n"
-        "batch.STRETCH_SAMPLES = 300_000\n"
+        "import sys, os, signal; from stretchscope.pipeline import batch, execution, stretches\n"
+        "stretches.STRETCH_SAMPLES = 300_000\n"
         "def stop(done, total, cells):\n"
         "    if done > total * 0.6: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "batch.process_capture(sys.argv[1], sys.argv[2], execution=batch.Execution(workers=1, progress=stop))"
+        "batch.process_capture(sys.argv[1], sys.argv[2], execution=execution.Execution(workers=1, progress=stop))"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(simulated), str(tmp_path)], check=False, timeout=120)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "simulated.csv").exists()
     with dclab.new_dataset(_copied(tmp_path / "simulated.rtdc.part", "left.rtdc")) as left:
         assert 0 < len(left) < len(rows_of(results))
-    monkeypatch.setattr(batch, "STRETCH_SAMPLES", 300_000)
+    monkeypatch.setattr(stretches, "STRETCH_SAMPLES", 300_000)
     looked_at = []
     process_capture(
         simulated, tmp_path, resume=True, execution=Execution(progress=lambda done, *_: looked_at.append(done))

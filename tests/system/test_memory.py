@@ -14,7 +14,8 @@ from stretchscope.acquisition.simulate import simulate
 PIECE_LINES = 100_000
 RUN = """
 import json, resource, sys
-from stretchscope.pipeline.batch import Execution, process_capture
+from stretchscope.pipeline.batch import process_capture
+from stretchscope.pipeline.execution import Execution
 record = process_capture(sys.argv[1], sys.argv[2], execution=Execution(workers=2))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps({"peak_mib": peak, **record["accounting"]}))
