@@ -1,75 +1,14 @@
-"""Compiled kernels of the room: arrays in, arrays out. One module, so that the compiler's cache sees every change."""
+"""Compiled kernels that fit, detect and grid lines: arrays in, arrays out.
+
+One module for all that call each other, so that the compiler's cache sees every change.
+"""
 
 import math
 
 import numpy as np
 from numba import njit
 
-# Most interleaved converters looked for; the correction tables repeat with this period.
-CONVERTERS = 8
-
-
-@njit(nogil=True, cache=True)
-def basis(u, out):
-    """The four uniform cubic B-splines that reach ``u`` in [0, 1) of a knot interval."""
-    v = 1.0 - u
-    out[0] = v * v * v / 6.0
-    out[1] = (3.0 * u * u * u - 6.0 * u * u + 4.0) / 6.0
-    out[2] = (3.0 * v * v * v - 6.0 * v * v + 4.0) / 6.0
-    out[3] = u * u * u / 6.0
-
-
-@njit(nogil=True, cache=True)
-def accumulate_normal_equations(phase_knots, values, weights, band, right):
-    """Add samples to the normal equations of a periodic cubic spline.
-
-    phase_knots: position on the line in knot intervals, float64 (S,), 0 … K; values, weights: float64 (S,);
-    band: float64 (K, 4), band[i, d] couples coefficients i and i + d (cyclic); right: float64 (K,).
-    """
-    knots = right.shape[0]
-    b = np.empty(4)
-    for s in range(values.shape[0]):
-        w = weights[s]
-        if w <= 0.0:
-            continue
-        cell = int(phase_knots[s])
-        basis(phase_knots[s] - cell, b)
-        for i in range(4):
-            row = (cell + i) % knots
-            right[row] += w * b[i] * values[s]
-            for j in range(i, 4):
-                band[row, j - i] += w * b[i] * b[j]
-
-
-@njit(nogil=True, cache=True)
-def evaluate_spline(phase_knots, coefficients, out):
-    """Periodic cubic spline at positions in knot intervals (0 … K); coefficient i multiplies the basis from knot i - 3."""
-    knots = coefficients.shape[0]
-    b = np.empty(4)
-    for s in range(phase_knots.shape[0]):
-        cell = int(phase_knots[s])
-        basis(phase_knots[s] - cell, b)
-        total = 0.0
-        for i in range(4):
-            total += b[i] * coefficients[(cell + i) % knots]
-        out[s] = total
-
-
-@njit(nogil=True, cache=True)
-def evaluate_slope(phase_knots, coefficients, out):
-    """Derivative of the spline per knot interval."""
-    knots = coefficients.shape[0]
-    for s in range(phase_knots.shape[0]):
-        cell = int(phase_knots[s])
-        u = phase_knots[s] - cell
-        v = 1.0 - u
-        c0 = coefficients[cell % knots]
-        c1 = coefficients[(cell + 1) % knots]
-        c2 = coefficients[(cell + 2) % knots]
-        c3 = coefficients[(cell + 3) % knots]
-        d1 = (3.0 * u * u - 4.0 * u) / 2.0
-        d2 = -(3.0 * v * v - 4.0 * v) / 2.0
-        out[s] = -0.5 * v * v * c0 + d1 * c1 + d2 * c2 + 0.5 * u * u * c3
+from ._calibration_kernels import CONVERTERS
 
 
 @njit(nogil=True, cache=True)
@@ -168,49 +107,72 @@ def _load(samples, first, converter, scale, shift, p, low, high, y):
     return count
 
 
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _misfit(y, p, q, w, fit, delay_slack, gain_slack, out):
+    """Squared residuals in noise variances, less what a small error of delay or gain would explain; float32 (W,)."""
+    b, g, c = np.float32(fit[0]), np.float32(fit[1]), np.float32(fit[2])
+    zero = np.float32(0.0)
+    for j in range(y.shape[0]):
+        r = abs(y[j] - b - g * p[j] - c * q[j]) - delay_slack * abs(q[j]) - gain_slack * abs(p[j])
+        r = max(r, zero)
+        out[j] = r * r * w[j]
+
+
 @njit(nogil=True, cache=True)
-def _fit_robust(samples, first, y, p, q, w, dark, low, high, priors, slope_start, masked_w, residual, fit):
+def _mask(misfit, limit, reach, w, out):
+    """Weights ``w`` without the positions of large misfit and ``reach`` neighbours on either side."""
+    width = w.shape[0]
+    left = 0
+    for j in range(width):
+        left = reach + 1 if misfit[j] > limit else left - 1
+        out[j] = np.float32(0.0) if left > 0 else w[j]
+    left = 0
+    for j in range(width - 1, -1, -1):
+        left = reach + 1 if misfit[j] > limit else left - 1
+        if left > 0:
+            out[j] = 0.0
+
+
+@njit(nogil=True, cache=True)
+def _fit_robust(x, y, p, q, w, dark, reach, low, high, priors, slope_start, off_rail, masked_w, residual, fit):
     """Fit baseline, gain and delay on the empty positions of a line that holds something else too.
 
-    Positions far from the empty line, their neighbours and samples on a rail get no weight. The fit starts from
-    the predicted clock, nominal gain and the dark baseline, and tightens its tolerance step by step.
+    Positions far from the empty line, ``reach`` neighbours on either side and samples ``x`` on a rail get no weight.
+    The fit starts from the predicted clock, nominal gain and the dark baseline, and tightens its tolerance step by step.
     Return (variance of the slope coefficient, share of the line's timing information that was left).
     """
     width = y.shape[0]
     gram = np.empty(6)
     right = np.empty(3)
     full_information = 0.0
+    dark_positions = 0
     for j in range(width):
-        on_rail = samples[first + j] <= low or samples[first + j] >= high
-        full_information += 0.0 if on_rail else w[j] * q[j] * q[j]
+        off_rail[j] = np.float32(0.0) if x[j] <= low or x[j] >= high else w[j]
+        full_information += off_rail[j] * q[j] * q[j]
+        dark_positions += dark[j]
     fit[0], fit[1], fit[2] = 0.0, 0.0, slope_start
-    n_dark = 0
+    # some dozen dark samples tell where to start
+    step = max(1, dark_positions // 32)
+    n_dark, seen = 0, 0
     for j in range(width):
         if dark[j] and w[j] > 0:
-            residual[n_dark] = y[j]
-            n_dark += 1
+            if seen % step == 0:
+                residual[n_dark] = y[j]
+                n_dark += 1
+            seen += 1
     if n_dark > 4:
         fit[0] = np.median(residual[:n_dark])
     variance = np.inf
     for step in range(4):
         delay_slack = np.float32((0.25, 0.1, 0.04, 0.02)[step])
         gain_slack = np.float32((0.06, 0.03, 0.015, 0.01)[step])
-        b, g, c = np.float32(fit[0]), np.float32(fit[1]), np.float32(fit[2])
-        for j in range(width):
-            r = abs(y[j] - b - g * p[j] - c * q[j])
-            residual[j] = r - delay_slack * abs(q[j]) - gain_slack * abs(p[j])
-            masked_w[j] = w[j]
-        for j in range(width):
-            if samples[first + j] <= low or samples[first + j] >= high:
-                masked_w[j] = 0.0
-            elif residual[j] > 0 and residual[j] * residual[j] * w[j] > 12.0:
-                for k in range(max(0, j - 2), min(width, j + 3)):
-                    masked_w[k] = 0.0
+        _misfit(y, p, q, off_rail, fit, delay_slack, gain_slack, residual)
+        _mask(residual, np.float32(12.0), reach, off_rail, masked_w)
         _sums(y, p, q, masked_w, gram, right)
         # the prior of the slope coefficient is centred on the predicted clock, not on zero
         right[2] += priors[1] * slope_start
         variance = _solve(gram, right, priors[0], priors[1], fit)
-    if fit[1] * fit[1] * priors[0] > 16.0:
+    if fit[1] * fit[1] * priors[0] > 36.0:
         # no pulse is that bright or dim: what was taken for the empty line is a cell, and nothing empty is left
         b = 0.0
         if n_dark > 4:
@@ -230,11 +192,11 @@ def _fit_robust(samples, first, y, p, q, w, dark, low, high, priors, slope_start
 def fit_line(samples, first, converter, epsilon, row, tables, limits, priors, chi2_limit, work, fit):
     """Fit one line: y = baseline + gain change·p + slope·q, robustly where the plain fit does not explain it.
 
-    tables = (scale, shift, p, q, w, dark, gram); priors = (1/var of gain change, 1/var of delay) [1, 1/samples²];
-    work: float32 (3, W). Residuals of all positions are left in work[1].
+    tables = (scale, shift, p, q, w, dark, gram, reach); priors = (1/var of gain change, 1/var of
+    delay) [1, 1/samples²]; work: float32 (4, W). Residuals of all positions are left in work[1].
     Return (variance of slope, information share, chi-square, samples on a rail).
     """
-    scale, shift, profiles, slopes, weights, darks, grams = tables
+    scale, shift, profiles, slopes, weights, darks, grams, reach = tables
     p, q, w = profiles[row], slopes[row], weights[row]
     y, residual, masked_w = work[0], work[1], work[2]
     on_rail = _load(samples, first, converter, scale, shift, p, limits[0], limits[1], y)
@@ -246,24 +208,13 @@ def fit_line(samples, first, converter, epsilon, row, tables, limits, priors, ch
         right[2] += priors[1] * epsilon
         variance = _solve(grams[row], right, priors[0], priors[1], fit)
         chi2 = _residual(y, p, q, w, fit, residual)
-        clean = chi2 < chi2_limit
+        # no pulse is that bright or dim, however well a line without one is explained
+        clean = chi2 < chi2_limit and fit[1] * fit[1] * priors[0] < 64.0
     if not clean:
         variance, share = _fit_robust(
-            samples,
-            first,
-            y,
-            p,
-            q,
-            w,
-            darks[row],
-            limits[0],
-            limits[1],
-            priors,
-            epsilon,
-            masked_w,
-            residual,
-            fit,
-        )
+            samples[first : first + y.shape[0]], y, p, q, w, darks[row], reach, limits[0], limits[1], priors, epsilon,
+            work[3], masked_w, residual, fit,
+        )  # fmt: skip
         chi2 = _residual(y, p, q, w, fit, residual)
         if on_rail > 0:  # what is on a rail is not known to differ from the empty line
             for j in range(y.shape[0]):
@@ -278,11 +229,12 @@ def fit_lines(samples, origin, starts, tables, limits, priors, chi2_limit, out):
 
     starts: float64 (N,), predicted line starts in digitiser samples.
     out: float64 (N, 8): delay against the prediction [samples], its variance, information share, baseline [codes],
-    gain, chi-square, samples on a rail, variance of the gain. Lines that do not lie wholly in ``samples`` get variance inf.
+    gain, chi-square, samples on a rail, variance of the gain. Lines not wholly in ``samples``
+    get variance inf.
     """
     profiles = tables[2]
     phases, width = profiles.shape[0] - 1, profiles.shape[1]
-    work = np.empty((3, width), dtype=np.float32)
+    work = np.empty((4, width), dtype=np.float32)
     fit = np.empty(4)
     for n in range(starts.shape[0]):
         first = math.ceil(starts[n])
@@ -328,7 +280,7 @@ def block_delay(fits, tolerance, out):
     centre = np.median(usable[:count])
     spread = 1.4826 * np.median(np.abs(usable[:count] - centre)) + 1e-6
     total = first = index = squares = kept = 0.0
-    for step in range(2):
+    for _ in range(2):
         total = first = index = squares = kept = 0.0
         for n in range(lines):
             if not (fits[n, 2] > 0.05 and np.isfinite(fits[n, 1])) or abs(fits[n, 0] - centre) > 5 * spread:
@@ -368,7 +320,8 @@ def track_blocks(
 
     Each block is fitted where the clock so far predicts it; the prediction is a growing-memory straight line that
     settles to a gentle loop. ``updates`` blocks were already averaged. out: float64 (blocks, 5): line index of the
-    measurement counted from the first block's first line, its place [samples], variance, median chi-square, median gain.
+    measurement counted from the first block's first line, its place [samples], variance, median chi-square,
+    median gain.
     Stops after a block whose next one would start beyond ``last_start`` or when the clock is lost.
     Return (blocks done, next start, period, updates, lines advanced, lost).
     """
@@ -406,137 +359,43 @@ def track_blocks(
             period += beta * mean[0] / (block_lines * stride)
         else:
             misses += 1
-            if misses > 64:
+            if misses > 16:
                 return block, start, period, updates, line, True
         start += block_lines * stride * period
         line += block_lines * stride
     return block, start, period, updates, line, False
 
 
-@njit(nogil=True, cache=True)
-def kalman(line, place, variance, q, state, covariance):
-    """Filter of (place, period) whose period wanders as a random walk of density ``q`` [samples² per line³].
-
-    line, place, variance: float64 (B,); infinite variance: no measurement. Fills state (B, 2) and covariance
-    (B, 3) = (var place, cov, var period) after each update; return the log-likelihood of the innovations.
-    """
-    x0, x1 = 0.0, 0.0
-    p00, p01, p11 = 1e8, 0.0, 1.0
-    likelihood = 0.0
-    seen = 0
-    for i in range(line.shape[0]):
-        if i > 0:
-            m = line[i] - line[i - 1]
-            x0 += m * x1
-            p00 += 2.0 * m * p01 + m * m * p11 + q * m * m * m / 3.0
-            p01 += m * p11 + q * m * m / 2.0
-            p11 += q * m
-        if np.isfinite(variance[i]):
-            innovation = place[i] - x0
-            s = p00 + variance[i]
-            if seen >= 2:
-                likelihood -= 0.5 * (math.log(s) + innovation * innovation / s)
-            seen += 1
-            k0, k1 = p00 / s, p01 / s
-            x0 += k0 * innovation
-            x1 += k1 * innovation
-            # Joseph-free form is safe here: the gains are exact and p00 ≤ variance after the update
-            p11 -= k1 * p01
-            p01 -= k0 * p01
-            p00 -= k0 * p00
-        state[i, 0], state[i, 1] = x0, x1
-        covariance[i, 0], covariance[i, 1], covariance[i, 2] = p00, p01, p11
-    return likelihood
-
-
-@njit(nogil=True, cache=True)
-def smooth(line, q, state, covariance):
-    """Rauch-Tung-Striebel pass over the output of :func:`kalman`, in place."""
-    for i in range(line.shape[0] - 2, -1, -1):
-        m = line[i + 1] - line[i]
-        f00, f01, f11 = covariance[i, 0], covariance[i, 1], covariance[i, 2]
-        a00 = f00 + 2.0 * m * f01 + m * m * f11 + q * m * m * m / 3.0
-        a01 = f01 + m * f11 + q * m * m / 2.0
-        a11 = f11 + q * m
-        det = a00 * a11 - a01 * a01
-        if det <= 0.0:
-            continue
-        # gain = P Fᵀ A⁻¹ with F = [[1, m], [0, 1]]
-        c00, c01 = f00 + m * f01, f01
-        c10, c11 = f01 + m * f11, f11
-        g00 = (c00 * a11 - c01 * a01) / det
-        g01 = (c01 * a00 - c00 * a01) / det
-        g10 = (c10 * a11 - c11 * a01) / det
-        g11 = (c11 * a00 - c10 * a01) / det
-        d0 = state[i + 1, 0] - (state[i, 0] + m * state[i, 1])
-        d1 = state[i + 1, 1] - state[i, 1]
-        state[i, 0] += g00 * d0 + g01 * d1
-        state[i, 1] += g10 * d0 + g11 * d1
-        e00 = covariance[i + 1, 0] - a00
-        e01 = covariance[i + 1, 1] - a01
-        e11 = covariance[i + 1, 2] - a11
-        h00, h01 = g00 * e00 + g01 * e01, g00 * e01 + g01 * e11
-        h10, h11 = g10 * e00 + g11 * e01, g10 * e01 + g11 * e11
-        covariance[i, 0] += h00 * g00 + h01 * g01
-        covariance[i, 1] += h00 * g10 + h01 * g11
-        covariance[i, 2] += h10 * g10 + h11 * g11
-
-
-@njit(nogil=True, cache=True)
-def unfold_lines(samples, origin, starts, fits, low, high, tau, value, converter, line):
-    """Equivalent-time samples of whole lines: position on the line, code, converter and line of every sample.
-
-    starts: float64 (N + 1,), predicted; fits: float64 (N, 8) of :func:`fit_lines`, whose delay is added.
-    A line with an infinite variance, and samples on a rail, are marked by converter = -1. Return the number written.
-    """
-    count = 0
-    for n in range(starts.shape[0] - 1):
-        first, last = math.ceil(starts[n]), math.ceil(starts[n + 1])
-        for k in range(max(first, origin), min(last, origin + samples.shape[0])):
-            x = samples[k - origin]
-            tau[count] = k - starts[n] - fits[n, 0]
-            value[count] = x
-            bad = not np.isfinite(fits[n, 1]) or x <= low or x >= high
-            converter[count] = -1 if bad else k % CONVERTERS
-            line[count] = n
-            count += 1
-    return count
-
-
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _add_bins(residual, weight, columns, sums, squares, counts):
-    """Add a line's normalised residuals to its row of bins, ``columns`` samples wide."""
-    for c in range(sums.shape[0]):
-        total = square = number = np.float32(0.0)
-        for j in range(c * columns, min((c + 1) * columns, residual.shape[0])):
-            r = residual[j]
-            w = weight[j]
-            total += r * math.sqrt(w)
-            square += r * r * w
-            number += np.float32(1.0) if w > 0 else np.float32(0.0)
-        sums[c] += total
-        squares[c] += square
-        counts[c] += number
+def _add_line(residual, root, total, square):
+    """Add a line's residuals in units of their noise, and their squares; all float32, the length of ``total``."""
+    for j in range(total.shape[0]):
+        z = residual[j] * root[j]
+        total[j] += z
+        square[j] += z * z
 
 
 @njit(nogil=True, cache=True)
 def detect_rows(
-    samples, origin, starts, row_lines, columns, tables, search, limits, priors, chi2_limit, out, lines_out
+    samples, origin, starts, row_lines, columns, tables, root, counts, limits, priors, chi2_limit, out, lines_out
 ):
     """Significance of whatever is not the empty line, in bins of ``row_lines`` lines × ``columns`` samples.
 
-    starts: float64 (R · row_lines,). search: float32 (phases + 1, W), the weights of the positions that are searched.
+    starts: float64 (R · row_lines,). root: float32 (phases + 1, W), 1/standard deviation at the positions that are
+    searched, else 0; counts: float32 (phases + 1, C), how many those are in each bin.
     out: float32 (R, C): the larger of the mean residual's and the energy's significance [standard deviations].
     lines_out: int64 (2,), incremented by lines fitted and by lines that do not lie wholly in ``samples``.
     """
     profiles = tables[2]
     phases, width = profiles.shape[0] - 1, profiles.shape[1]
     bins = out.shape[1]
-    work = np.empty((3, width), dtype=np.float32)
-    sums, squares, counts = np.zeros(bins, np.float32), np.zeros(bins, np.float32), np.zeros(bins, np.float32)
+    lit = min(width, bins * columns)
+    work = np.empty((4, width), dtype=np.float32)
+    total, square = np.empty(lit, np.float32), np.empty(lit, np.float32)
+    number = np.empty(bins, np.float32)
     fit = np.empty(4)
     for row in range(out.shape[0]):
-        sums[:], squares[:], counts[:] = 0.0, 0.0, 0.0
+        total[:], square[:], number[:] = 0.0, 0.0, 0.0
         for n in range(row * row_lines, min((row + 1) * row_lines, starts.shape[0])):
             first = math.ceil(starts[n])
             tau = first - starts[n]
@@ -546,29 +405,27 @@ def detect_rows(
                 lines_out[1] += 1
                 continue
             lines_out[0] += 1
+            epsilon = tau - phase / phases
             fit_line(
-                samples,
-                position,
-                first % CONVERTERS,
-                tau - phase / phases,
-                phase,
-                tables,
-                limits,
-                priors,
-                chi2_limit,
-                work,
-                fit,
-            )
-            _add_bins(work[1], search[phase], columns, sums, squares, counts)
+                samples, position, first % CONVERTERS, epsilon, phase, tables, limits, priors, chi2_limit, work, fit
+            )  # fmt: skip
+            _add_line(work[1], root[phase], total, square)
+            number += counts[phase]
         for c in range(bins):
-            n_samples = counts[c]
+            n_samples = number[c]
             if n_samples < 1.0:
                 out[row, c] = 0.0
                 continue
-            mean = abs(sums[c]) / math.sqrt(n_samples)
+            sums, squares = 0.0, 0.0
+            for j in range(c * columns, min((c + 1) * columns, lit)):
+                sums += total[j]
+                squares += square[j]
+            mean = abs(sums) / math.sqrt(n_samples)
             # Wilson-Hilferty: the cube root of a mean chi-square is nearly normal, so its tail is comparable
             k = 2.0 / (9.0 * n_samples)
-            energy = ((squares[c] / n_samples) ** (1.0 / 3.0) - (1.0 - k)) / math.sqrt(k)
+            energy, ratio = 0.0, squares / n_samples
+            if ratio > 1.0 + 3.0 * math.sqrt(k):  # below, it is under one standard deviation
+                energy = (ratio ** (1.0 / 3.0) - (1.0 - k)) / math.sqrt(k)
             out[row, c] = max(mean, energy)
 
 
@@ -650,12 +507,13 @@ def grid_lines(
 @njit(nogil=True, cache=True)
 def leave_one_line_out(
     samples, origin, starts, fits, inverse_gain, offset, low, high, light, variance, usable, table_start,
-    steps_per_sample, tau_first, tau_last, target_step, sigma_samples, sigma_lines, scores,
+    steps_per_sample, tau_first, tau_last, target_step, target_skip, sigma_samples, sigma_lines, scores,
 ):  # fmt: skip
     """Squared error, in noise variances, of predicting samples from all lines but their own, per kernel size.
 
     sigma_samples: float64 (A,), sigma_lines: float64 (B,); scores: float64 (A, B), sums; the tables are those of
-    :func:`grid_lines`. Every ``target_step``-th line is predicted. Return the number of samples predicted.
+    :func:`grid_lines`. Every ``target_step``-th line is predicted, in it every
+    ``target_skip``-th sample. Return the number of samples predicted.
     """
     lines = starts.shape[0]
     a_count, b_count = scores.shape
@@ -684,10 +542,10 @@ def leave_one_line_out(
             value[n, j] = ((x - offset[c]) * inverse_gain[c] - fits[n, 3]) / fits[n, 4] / p
             precision[n, j] = p * p / variance[i]
     numerator, weight = np.zeros((a_count, b_count)), np.zeros((a_count, b_count))
-    across, along = np.zeros(a_count), np.zeros(b_count)
+    along = np.zeros(b_count)
     count = 0
     for n in range(0, lines, target_step):
-        for j in range(width):
+        for j in range((n // target_step) % target_skip, width, target_skip):
             tau = position[n, j]
             if not (tau_first <= tau <= tau_last):
                 continue

@@ -28,7 +28,8 @@ class Background:
     noise : tuple of 3 floats
         Variance of a sample = noise[0] + noise[1]·light + noise[2]·slope² [codes²]: thermal, shot, and timing.
     interleave_offset_codes, interleave_gain : tuple of C floats
-        Dark code and relative gain of each interleaved converter; sample k belongs to converter k mod C.
+        Dark code and relative gain of each interleaved converter; sample k belongs to converter k mod C. The gains
+        are negative where pulses lower the code.
     code_limits : tuple of 2 ints
         The rails; samples at or beyond them are saturated.
     gain_std, delay_std_samples : float
@@ -61,11 +62,14 @@ class Background:
         return float(self.profile.light(tau)[~self.is_censored(tau)].max())
 
     def is_censored(self, tau: np.ndarray) -> np.ndarray:
-        return self.censored[self.profile.knot_positions(tau).astype(int) % self.profile.knots]
+        return self.censored[self.profile.cell(tau)]
 
     def variance(self, tau: np.ndarray) -> np.ndarray:
         """Variance of a sample of an empty line at τ [codes²]."""
-        light, slope = self.profile.light(tau), self.profile.slope(tau)
+        return self.variance_of(*self.profile.light_and_slope(tau))
+
+    def variance_of(self, light: np.ndarray, slope: np.ndarray) -> np.ndarray:
+        """Variance of a sample of given light [codes] and slope [codes per sample], in codes²."""
         return self.noise[0] + self.noise[1] * np.maximum(light, 0) + self.noise[2] * slope**2
 
     def usable(self, tau: np.ndarray) -> np.ndarray:

@@ -11,17 +11,23 @@ import numpy as np
 from scipy import ndimage
 from scipy.optimize import nnls
 
-from . import _kernels
-from .background import LIT_SHARE, Background
+from . import _calibration_kernels as _kernels
+from .background import Background
 from .errors import SignalError
 from .line_fit import line_fits, line_tables
+from .line_shape import place_line_start, points_down, repeats_within, upside_down
 from .period import MIN_LINES, find_period
 from .profile import Profile, fit_profile
-from .tracking import correlate_start, credible_variance, follow_blocks, smooth_blocks
+from .tracking import correlate_start, credible_variance, follow_blocks, steady_clock
 
 _LINES_PER_SPAN = 1024
+_MOST_LINES = 8192
+# Times (sixteenths of a span) at which a phase must be met before the profile is resolved at it.
+_TIMES_MET = 8
 _BLOCK_LINES = 32
 _MOST_ROUNDS = 10
+# Variance of rounding to whole codes; no noise is less.
+_ROUNDING = 1 / 12
 # Rounds go on until the empty line changes by less than this share of its noise (root mean square where it is lit).
 _SETTLED = 0.2
 
@@ -29,8 +35,7 @@ _SETTLED = 0.2
 def find_code_limits(samples: np.ndarray) -> tuple[int, int]:
     """The rails of the digitiser as the samples show them: an extreme code on which samples pile up.
 
-    Where an extreme code is no more frequent than its neighbours explain, the rail lies one code beyond it, so
-    that no sample counts as saturated.
+    Where an extreme code is no more frequent than its neighbours explain, the rail is that of the integer type.
     """
     low, high = int(samples.min()), int(samples.max())
 
@@ -39,7 +44,8 @@ def find_code_limits(samples: np.ndarray) -> tuple[int, int]:
         near = max(int(np.count_nonzero(samples == extreme + inward * d)) for d in (1, 2, 3))
         return at_rail >= 8 and at_rail > 3 * near
 
-    return (low if piles_up(low, 1) else low - 1, high if piles_up(high, -1) else high + 1)
+    rails = np.iinfo(samples.dtype)
+    return (low if piles_up(low, 1) else int(rails.min), high if piles_up(high, -1) else int(rails.max))
 
 
 @dataclass(frozen=True)
@@ -83,14 +89,18 @@ def measure_background(
     positions that agree with it, and the profile is fitted on the samples that agree with the lines (Tukey
     weights), with the converters' offsets and gains and the noise.
     """
-    if code_limits is None:
+    constant = all(np.ptp(span.samples) == 0 for span in spans)
+    if code_limits is None and not constant:
         code_limits = find_code_limits(np.concatenate([s.samples for s in spans]))
-    on_rail = np.mean([np.mean((s.samples <= code_limits[0]) | (s.samples >= code_limits[1])) for s in spans])
-    if on_rail > 0.5:
-        raise SignalError(
-            f"{100 * on_rail:.0f} % of the samples are saturated: nothing can be measured; "
-            "lower the light or the digitiser's gain, or correct its offset"
-        )
+    if code_limits is not None:
+        on_rail = np.mean([np.mean((s.samples <= code_limits[0]) | (s.samples >= code_limits[1])) for s in spans])
+        if on_rail > 0.5:
+            raise SignalError(
+                f"{100 * on_rail:.0f} % of the samples are saturated: nothing can be measured; "
+                "lower the light or the digitiser's gain, or correct its offset"
+            )
+    if constant or code_limits is None:
+        raise SignalError("the signal is constant: no laser pulses in it; check the light and the digitiser's input")
     periods = [_period_or_none(span.samples) for span in spans]
     best = max(range(len(spans)), key=lambda i: periods[i][1])
     period, repeat, why = periods[best]
@@ -105,13 +115,14 @@ def measure_background(
     background = _first_guess(main, period, code_limits)
     for attempt in range(2):
         background = _converge([main], background, register_lines=False)
+        if points_down(background, dark_level_codes):
+            background = place_line_start(upside_down(background), None)
         background = _converge(spans, background, register_lines=True)
-        background = _refine(spans, background, register_lines=True, choose_knots=True)
-        divisor = _repeats_within(background)
+        divisor = repeats_within(background)
         if divisor == 1 or attempt == 1:
             break
         background = _first_guess(main, background.period_samples / divisor, code_limits)
-    return _place_line_start(background, dark_level_codes)
+    return place_line_start(background, dark_level_codes)
 
 
 def _period_or_none(samples: np.ndarray) -> tuple[float, float, SignalError | None]:
@@ -125,22 +136,27 @@ def _first_guess(span: Span, period: float, code_limits: tuple[int, int]) -> Bac
     """Profile from the densest codes of each phase, with a noise model wide enough for its roughness."""
     samples = span.samples[: int(_LINES_PER_SPAN * period)].astype(np.float64)
     lines = samples.size / period
-    bins = int(np.clip(lines / 60, 2, 16) * period)
-    place = np.minimum(((np.arange(samples.size) / period) % 1.0 * bins).astype(int), bins - 1)
+    turns = np.arange(samples.size) / period
+    bins = int(min(np.clip(lines / 60, 2, 16), _phase_bins([np.arange(int(lines)) * period])) * period)
+    place = np.minimum((turns % 1.0 * bins).astype(int), bins - 1)
     order = np.lexsort((samples, place))
     edges = np.searchsorted(place[order], np.arange(bins + 1))
-    values, spread = np.full(bins, np.nan), np.full(bins, np.nan)
+    tau, values, spread = (np.full(bins, np.nan) for _ in range(3))
     for b in range(bins):
-        codes = samples[order[edges[b] : edges[b + 1]]]
-        if codes.size < 3:
+        members = order[edges[b] : edges[b + 1]]
+        if members.size < 3:
             continue
-        width = max(2, codes.size // 4)
+        codes = samples[members]
+        width = max(2, codes.size // 4, min(codes.size // 2, 6))
         spans_ = codes[width - 1 :] - codes[: codes.size - width + 1]
-        first = int(np.argmin(spans_))
+        ties = np.flatnonzero(spans_ == spans_.min())
+        first = int(ties[ties.size // 2])
         values[b], spread[b] = codes[first : first + width].mean(), spans_[first]
+        tau[b] = (turns[members[first : first + width]] % 1.0).mean() * period
     known = np.isfinite(values)
-    tau = (np.arange(bins)[known] + 0.5) * (period / bins)
-    profile, _, _ = fit_profile(tau, values[known], np.ones(tau.size), period_samples=period, knots=max(80, bins // 2))
+    profile, _ = fit_profile(
+        tau[known], values[known], np.ones(int(known.sum())), period_samples=period, most_per_sample=8
+    )
     # the densest quarter of a Gaussian spans 0.64 of its standard deviation; one code is the least
     noise = (max(float(np.nanmedian(spread)) / 0.64, 0.5)) ** 2
     peak = float(np.ptp(profile.light(tau)))
@@ -158,12 +174,27 @@ def _first_guess(span: Span, period: float, code_limits: tuple[int, int]) -> Bac
     )
 
 
+def _phase_bins(starts: Sequence[np.ndarray]) -> int:
+    """Most bins per sample, 1 … 16, of which each is met at many times by lines with these starts.
+
+    One array of starts per span. A locked clock meets few phases at all; one that slides slowly past a sample stays
+    long enough at each phase for a cell to fill it.
+    """
+    phase = np.concatenate([s - np.floor(s) for s in starts])
+    slices = np.concatenate([16 * i + np.arange(s.size) * 16 // s.size for i, s in enumerate(starts)])
+    for bins in (16, 8, 4, 2):
+        met = np.unique((phase * bins).astype(int) % bins * 16 * len(starts) + slices) // (16 * len(starts))
+        if np.bincount(met, minlength=bins).min() >= _TIMES_MET:
+            return bins
+    return 1
+
+
 def _converge(spans: Sequence[Span], background: Background, *, register_lines: bool) -> Background:
     """Turn after turn until the profile has settled."""
-    for _ in range(_MOST_ROUNDS):
+    for turn in range(_MOST_ROUNDS):
         before, background = (
             background,
-            _refine(spans, background, register_lines=register_lines, choose_knots=False),
+            _refine(spans, background, register_lines=register_lines),
         )
         tau = np.arange(0.0, background.lit_samples, 1 / 16)
         change = background.profile.light(tau) - before.profile.light(tau)
@@ -171,12 +202,13 @@ def _converge(spans: Sequence[Span], background: Background, *, register_lines: 
         # a common shift is no change of the profile
         change -= change @ steep / max(steep @ steep, 1e-12) * steep
         known = ~background.is_censored(tau)
-        if np.sqrt(np.mean(change[known] ** 2)) < _SETTLED * background.noise_std_codes:
+        # the scatter of energies and delays follows the noise, which follows the profile: two turns at least
+        if turn > 0 and np.sqrt(np.mean(change[known] ** 2)) < _SETTLED * background.noise_std_codes:
             break
     return background
 
 
-def _refine(spans: Sequence[Span], background: Background, *, register_lines: bool, choose_knots: bool) -> Background:
+def _refine(spans: Sequence[Span], background: Background, *, register_lines: bool) -> Background:
     """One turn: follow the lines with the profile, then fit profile, converters and noise to the samples.
 
     Without ``register_lines`` every line counts with nominal energy at its clock's place: energies and delays fitted
@@ -184,19 +216,21 @@ def _refine(spans: Sequence[Span], background: Background, *, register_lines: bo
     """
     tables = line_tables(background)
     period = background.period_samples
-    pieces, periods, gains, delays = [], [], [], []
+    pieces, periods, line_starts, free_fits = [], [], [], []
+    most_lines = max(_LINES_PER_SPAN, _MOST_LINES // len(spans)) if register_lines else _LINES_PER_SPAN
     for span in spans:
-        samples = span.samples[: int((_LINES_PER_SPAN + 1) * period)]
-        start = span.origin + correlate_start(samples, period, background.profile)
-        blocks, *_ = follow_blocks(samples, span.origin, start, period, tables, block_lines=_BLOCK_LINES)
+        samples = span.samples[: int((most_lines + 1) * period)]
+        start = span.origin + correlate_start(samples, background)[0]
+        block_lines = int(np.clip(samples.size / period / 8, 4, _BLOCK_LINES))
+        blocks, *_ = follow_blocks(samples, span.origin, start, period, tables, block_lines=block_lines)
         if np.isfinite(blocks[:, 2]).sum() < 2:
             continue
-        state, covariance, _ = smooth_blocks(blocks[:, 0], blocks[:, 1], credible_variance(blocks))
+        clock = steady_clock(blocks[:, 0], blocks[:, 1], credible_variance(blocks), period, block_lines)
         lines = int((span.origin + samples.size - start) / period)
-        starts = np.interp(np.arange(lines + 1), blocks[:, 0], state[:, 0] - blocks[:, 0] * period)
-        starts += np.arange(lines + 1) * period
-        starts = _extend_straight(starts, blocks[:, 0], state)
-        starts = starts[starts < span.origin + samples.size - period]
+        starts = clock(np.arange(lines + 1))
+        starts = starts[(starts >= span.origin) & (starts < span.origin + samples.size - period)]
+        if starts.size < 4:
+            continue
         fits = line_fits(samples, span.origin, starts[:-1], tables, gain_std=background.gain_std, delay_std=0.5)
         chi2 = np.where(np.isfinite(fits[:, 1]), fits[:, 5], np.inf)
         emptiest = np.quantile(chi2, 0.2)
@@ -207,8 +241,7 @@ def _refine(spans: Sequence[Span], background: Background, *, register_lines: bo
         if empty.sum() >= 8:
             free = line_fits(samples, span.origin, starts[:-1][empty], tables, gain_std=0.2, delay_std=0.5)
             _take_out_phase(free, phase[empty], np.ones(len(free), dtype=bool))
-            gains.append(_excess(free[:, 4], free[:, 7]))
-            delays.append(_excess(free[:, 0], free[:, 1]))
+            free_fits.append(free)
         trust = np.square(np.minimum(1.0, 1.3 * emptiest / np.maximum(chi2, 1e-9)))
         # of what was measured, as much as the scatter from line to line makes credible
         for column, std, noise in ((0, background.delay_std_samples, 1), (4, background.gain_std, 7)):
@@ -216,8 +249,8 @@ def _refine(spans: Sequence[Span], background: Background, *, register_lines: bo
             mean = 1.0 if column == 4 else 0.0
             fits[:, column] = mean + credible * (fits[:, column] - mean)
         pieces.append(_unfold(span.origin, samples, starts, fits, trust, background.code_limits))
-        weight = np.diff(state[[0, -1], 0])[0], np.diff(blocks[[0, -1], 0])[0]
-        periods.append(weight)
+        periods.append((starts[-1] - starts[0], starts.size - 1))
+        line_starts.append(starts)
     if not pieces:
         raise SignalError(
             "the line clock could not be followed: no stretch shows the same empty line again and again; "
@@ -225,12 +258,16 @@ def _refine(spans: Sequence[Span], background: Background, *, register_lines: bo
         )
     period = sum(p for p, _ in periods) / sum(n for _, n in periods)
     tau, code, converter, baseline, gain, trust = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+    free = np.concatenate(free_fits) if free_fits else np.empty((0, 8))
     background = replace(
         background,
-        gain_std=float(np.clip(np.median(gains), 0.002, 0.2)) if gains else background.gain_std,
-        delay_std_samples=float(np.clip(np.median(delays), 0.002, 0.5)) if delays else background.delay_std_samples,
+        gain_std=float(np.clip(_excess(free[:, 4], free[:, 7]), 0.002, 0.2)) if free_fits else background.gain_std,
+        delay_std_samples=float(np.clip(_excess(free[:, 0], free[:, 1]), 0.002, 0.5))
+        if free_fits
+        else background.delay_std_samples,
     )
-    return _fit_empty_line(background, period, tau, code, converter, baseline, gain, trust, choose_knots=choose_knots)
+    most = _phase_bins(line_starts)
+    return _fit_empty_line(background, period, tau, code, converter, baseline, gain, trust, most)
 
 
 def _take_out_phase(fits: np.ndarray, phase: np.ndarray, empty: np.ndarray) -> None:
@@ -241,25 +278,15 @@ def _take_out_phase(fits: np.ndarray, phase: np.ndarray, empty: np.ndarray) -> N
     order = int(np.clip(empty.sum() // 24, 0, 12))
     angles = 2 * np.pi * phase[:, None] * np.arange(1, order + 1)
     columns = np.concatenate([np.ones((phase.size, 1)), np.cos(angles), np.sin(angles)], axis=1)
-    for column, mean in ((4, 1.0), (0, 0.0)):
-        values = fits[empty, column]
-        solution, *_ = np.linalg.lstsq(columns[empty], values - mean, rcond=None)
-        fits[:, column] -= columns @ solution
-
-
-def _extend_straight(starts: np.ndarray, line: np.ndarray, state: np.ndarray) -> np.ndarray:
-    """Continue interpolated starts beyond the first and last block at their own periods."""
-    n = np.arange(starts.size)
-    before, after = n < line[0], n > line[-1]
-    starts = starts.copy()
-    starts[before] = state[0, 0] + (n[before] - line[0]) * state[0, 1]
-    starts[after] = state[-1, 0] + (n[after] - line[-1]) * state[-1, 1]
-    return starts
+    means = np.array([1.0, 0.0])
+    normal = columns[empty].T @ columns[empty] + 1e-9 * np.eye(columns.shape[1])
+    solution = np.linalg.solve(normal, columns[empty].T @ (fits[empty][:, [4, 0]] - means))
+    fits[:, [4, 0]] -= columns @ solution
 
 
 def _excess(values: np.ndarray, variances: np.ndarray) -> float:
-    """Standard deviation of values beyond their own variances, from the better known half of them, robustly."""
-    best = variances <= np.median(variances)
+    """Standard deviation of values beyond their own variances, from the better known of them, robustly."""
+    best = variances <= 1.5 * np.median(variances)
     deviations = np.square(values[best] - np.median(values[best]))
     low, high = 0.0, float(deviations.max())
     for _ in range(40):  # the excess at which the median of the normalised squares is that of chi-square, 0.4549
@@ -295,14 +322,14 @@ def _fit_empty_line(
     baseline: np.ndarray,
     gain: np.ndarray,
     line_trust: np.ndarray,
-    *,
-    choose_knots: bool,
+    most_knots_per_sample: int,
 ) -> Background:
     """Fit converters, profile and noise to equivalent-time samples, weighing down what is not the empty line."""
     old = replace(background, profile=replace(background.profile, period_samples=period))
     observed = converter >= 0
-    expected = baseline + gain * old.profile.light(tau)
-    variance = gain**2 * old.variance(tau)
+    light, slope = old.profile.light_and_slope(tau)
+    expected = baseline + gain * light
+    variance = gain**2 * old.variance_of(light, slope)
     offsets, gains = np.array(old.interleave_offset_codes), np.array(old.interleave_gain)
     position = np.where(observed, converter, 0) % offsets.size
     residual = (code - offsets[position]) / gains[position] - expected
@@ -311,28 +338,19 @@ def _fit_empty_line(
     position = np.where(observed, converter, 0) % offsets.size
     light = ((code - offsets[position]) / gains[position] - baseline) / gain
     weights = trust / variance
-    lines = int(observed.sum() / period)
-    finest = 16 if lines >= 600 else 8 if lines >= 150 else 4
-    choices = [n for n in (2, 4, 8, 16) if n <= finest] if choose_knots else [finest]
-    fits = [
-        fit_profile(tau, light, weights, period_samples=period, knots=max(80, int(round(n * period)))) for n in choices
-    ]
-    best = min(score for _, _, score in fits)
-    # the fewest knots that predict as well: spare ones let errors of single phases live on
-    profile, support, _ = next(fit for fit in fits if fit[2] <= 1.01 * best)
-    profile = replace(profile, origin_samples=0.0)
-    saturated = np.bincount(
-        (profile.knot_positions(tau[~observed])).astype(int) % profile.knots, minlength=profile.knots
-    )
-    seen = np.bincount((profile.knot_positions(tau)).astype(int) % profile.knots, minlength=profile.knots)
-    censored = (saturated > 0.02 * np.maximum(seen, 1)) | (support <= 0)
+    profile, support = fit_profile(tau, light, weights, period_samples=period, most_per_sample=most_knots_per_sample)
+    censored = support <= 0
+    if not observed.all():
+        saturated = np.bincount(profile.cell(tau[~observed]), minlength=profile.knots)
+        seen = np.bincount(profile.cell(tau), minlength=profile.knots)
+        censored |= saturated > 0.02 * np.maximum(seen, 1)
     # beside a censored stretch only the lucky samples escape the rail, and the spline leans on them
     margin = max(1, round(profile.knots / period / 8))
     censored = ndimage.binary_dilation(np.tile(censored, 3), iterations=margin)[censored.size : 2 * censored.size]
     residual = light - profile.light(tau)
     sure = trust > 0.3
     noise = _fit_noise(profile, tau[sure], residual[sure], old.noise)
-    return _place_line_start(
+    return place_line_start(
         replace(
             background,
             profile=profile,
@@ -359,10 +377,8 @@ def _fit_converters(
     """
     n = _kernels.CONVERTERS
     sums = np.zeros((n, 5))
-    used = weights > 0
-    w, m, x, c = weights[used], expected[used], code[used], converter[used].astype(int)
-    for i, term in enumerate((w, w * m, w * m * m, w * x, w * m * x)):
-        sums[:, i] = np.bincount(c, weights=term, minlength=n)[:n]
+    _kernels.converter_sums(code, expected, converter, weights, sums)
+    total_weight = max(float(sums[:, 0].sum()), 1e-30)
 
     def solve(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         s0, s1, s2, t0, t1 = parts.T
@@ -374,14 +390,14 @@ def _fit_converters(
         offset, gain = (np.tile(v, n // count) for v in solve(sums.reshape(n // count, count, 5).sum(axis=0)))
         a, b = offset8 - offset, gain8 - gain
         return float(
-            np.sqrt(max(np.sum(a * a * sums[:, 0] + 2 * a * b * sums[:, 1] + b * b * sums[:, 2]), 0) / w.sum())
+            np.sqrt(max(np.sum(a * a * sums[:, 0] + 2 * a * b * sums[:, 1] + b * b * sums[:, 2]), 0) / total_weight)
         )
 
     offset8, gain8 = solve(sums)
     enough = 0.12 * noise_std + 0.05 * unexplained(1)
     count = next(c for c in (1, 2, 4, 8) if c == n or unexplained(c) <= enough)
     offset, gain = solve(sums.reshape(n // count, count, 5).sum(axis=0))
-    return offset, gain / gain.mean()
+    return offset, gain / abs(gain.mean())
 
 
 def _fit_noise(
@@ -403,80 +419,4 @@ def _fit_noise(
     weight = np.sqrt(counts[known]) / np.maximum(variance, 1e-3)
     columns = np.stack([np.ones_like(light), np.maximum(light - floor, 0), slope**2], axis=1)
     solution, _ = nnls(columns * weight[:, None], variance * weight)
-    return (float(max(solution[0], 1e-3)), float(solution[1]), float(solution[2]))
-
-
-def _repeats_within(background: Background) -> int:
-    """Whole number of times the found line repeats within itself (1 when the period is the true one)."""
-    profile = background.profile
-    tau = np.arange(profile.knots) * (profile.period_samples / profile.knots)
-    light = profile.light(tau)
-    contrast = float(np.var(light))
-    for divisor in (6, 5, 4, 3, 2):
-        shifted = profile.light(tau + profile.period_samples / divisor)
-        if float(np.mean((light - shifted) ** 2)) < 0.02 * contrast and profile.period_samples / divisor > 8:
-            return divisor
-    return 1
-
-
-def _dark_gap(light: np.ndarray) -> tuple[float, np.ndarray] | None:
-    """Level of the dark floor of a line on a fine grid, and which grid points belong to it; None where there is none.
-
-    A dark gap is flat, a valley between overlapping pulses is curved: the stretch within 1 % of the line's range of
-    the floor must be nearly as long as the stretch within 10 %.
-    """
-    span = float(np.ptp(light))
-    ordered = np.sort(light)
-    lower = ordered[: max(4, np.searchsorted(ordered, ordered[0] + 0.5 * span))]
-    width = max(2, lower.size // 3)
-    first = int(np.argmin(lower[width - 1 :] - lower[: lower.size - width + 1]))
-    floor = float(np.median(lower[first : first + width]))
-    near = np.abs(light - floor) <= 0.012 * span
-    around = light <= floor + 0.1 * span
-    if near.sum() < max(3, 0.02 * light.size) or near.sum() < 0.4 * around.sum():
-        return None
-    return floor, near
-
-
-def _place_line_start(background: Background, dark_level_codes: float | None) -> Background:
-    """Put τ = 0 at the leading edge of the lit part (at the minimum where all is lit) and dark at zero light."""
-    profile = background.profile
-    step = 1 / 16
-    tau = np.arange(0.0, profile.period_samples, step)
-    light = profile.light(tau)
-    gap = _dark_gap(light)
-    mean_offset = float(np.mean(background.interleave_offset_codes))
-    if dark_level_codes is not None:
-        floor = dark_level_codes - mean_offset
-    elif gap is not None:
-        floor = gap[0]
-    else:
-        floor = 0.0
-    if gap is None:
-        begin, length = float(tau[np.argmin(light)]), profile.period_samples
-    else:
-        visible = light[~background.is_censored(tau)]
-        lit = light - floor > LIT_SHARE * (visible.max() - floor)
-        # the longest dark run decides where one line ends and the next begins
-        turned = np.concatenate([lit, lit])
-        edges = np.flatnonzero(np.diff(turned.astype(np.int8)))
-        rises = edges[turned[edges + 1]]
-        runs = [(rise - max(edges[edges < rise], default=rise), rise) for rise in rises if (edges < rise).any()]
-        length_dark, rise = max(runs, key=lambda run: run[0])
-        below, above = light[rise % tau.size] - floor, light[(rise + 1) % tau.size] - floor
-        level = LIT_SHARE * (visible.max() - floor)
-        begin = (rise + (level - below) / (above - below)) % tau.size * step
-        length = (tau.size - length_dark) * step
-    offsets = tuple(
-        o + floor * g for o, g in zip(background.interleave_offset_codes, background.interleave_gain, strict=True)
-    )
-    known_dark = dark_level_codes is not None or gap is not None
-    return replace(
-        background,
-        profile=replace(
-            profile, coefficients=profile.coefficients - floor, origin_samples=profile.origin_samples + begin
-        ),
-        interleave_offset_codes=offsets,
-        lit_samples=float(length),
-        dark_level_codes=float(np.mean(offsets)) if known_dark else None,
-    )
+    return (float(max(solution[0], _ROUNDING)), float(solution[1]), float(solution[2]))

@@ -14,9 +14,9 @@ ROW_LINES = 4
 # Significance [standard deviations] from which a bin starts an event, and from which a neighbour belongs to it.
 # A thousand million samples make some ten million bins; noise passes the first about once in 10¹¹.
 START_SIGNIFICANCE = 7.0
-JOIN_SIGNIFICANCE = 4.5
-# Bins further apart than this many empty ones belong to different events.
-GAP_BINS = 1
+JOIN_SIGNIFICANCE = 3.5
+# Rows without significance that do not part an event.
+GAP_ROWS = 2
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Event:
 
 
 def bin_columns(background: Background) -> int:
-    """Width of a bin [samples]: about a sixteenth of the lit part, 2 … 16."""
-    return int(np.clip(round(background.lit_samples / 16), 2, 16))
+    """Width of a bin [samples]: about a fiftieth of the lit part, 2 … 16; cells that close together are told apart."""
+    return int(np.clip(round(background.lit_samples / 50), 2, 16))
 
 
 def significance_map(
@@ -75,16 +75,21 @@ def significance_map(
     out = np.zeros((rows, bins), dtype=np.float32)
     counted = np.zeros(2, dtype=np.int64)
     tau = np.arange(tables.phases + 1)[:, None] / tables.phases + np.arange(tables.width)
-    search = np.where(background.usable(tau), tables.arrays[4], 0.0).astype(np.float32)
+    root = np.where(background.usable(tau), np.sqrt(tables.arrays[4]), 0.0).astype(np.float32)
+    edges = np.minimum(np.arange(bins) * columns, tables.width - 1)
+    searched = (root > 0)[:, : min(bins * columns, tables.width)]
+    counts = np.add.reduceat(searched, edges, axis=1, dtype=np.float32)
     priors = (1 / background.gain_std**2, 1 / background.delay_std_samples**2)
     _kernels.detect_rows(
-        samples, origin, starts, ROW_LINES, columns, tables.arrays, search, tables.limits, priors, tables.chi2_limit,
-        out, counted,
+        samples, origin, starts, ROW_LINES, columns, tables.arrays, root, counts, tables.limits, priors,
+        tables.chi2_limit, out, counted,
     )  # fmt: skip
     return out, int(counted[0])
 
 
-def find_events(significance: np.ndarray, first_line: int, columns: int) -> list[Event]:
+def find_events(
+    significance: np.ndarray, first_line: int, columns: int, *, min_significance: float = START_SIGNIFICANCE
+) -> list[Event]:
     """Events in a map, in order of their first line, then of position.
 
     Parameters
@@ -93,17 +98,19 @@ def find_events(significance: np.ndarray, first_line: int, columns: int) -> list
         From :func:`significance_map`; its first row begins at line ``first_line``.
     columns : int
         Width of a bin [samples].
+    min_significance : float, optional
+        Significance that some bin of an event reaches [standard deviations].
     """
     near = significance >= JOIN_SIGNIFICANCE
-    # bins that nearly touch are one event, yet only significant bins belong to it
-    bridged = ndimage.binary_closing(np.pad(near, GAP_BINS + 1), np.ones((3, 3)), iterations=GAP_BINS)
-    bridged = bridged[GAP_BINS + 1 : -GAP_BINS - 1, GAP_BINS + 1 : -GAP_BINS - 1] | near
-    labels, _ = ndimage.label(bridged, structure=np.ones((3, 3)))
+    # a row or two in which an object hides (its edge falls between samples) do not part it; columns part neighbours
+    pad = GAP_ROWS
+    near |= ndimage.binary_closing(np.pad(near, pad), np.ones((GAP_ROWS + 1, 1)))[pad:-pad, pad:-pad]
+    labels, _ = ndimage.label(near, structure=np.ones((3, 3)))
     events = []
     for label, box in enumerate(ndimage.find_objects(labels), start=1):
-        bins = (labels[box] == label) & near[box]
+        bins = labels[box] == label
         peak = float(np.max(significance[box], where=bins, initial=0.0))
-        if peak < START_SIGNIFICANCE:
+        if peak < min_significance:
             continue
         rows, cols = np.flatnonzero(bins.any(axis=1)), np.flatnonzero(bins.any(axis=0))
         bins = bins[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]

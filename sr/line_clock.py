@@ -14,12 +14,14 @@ from .background import Background
 from .errors import SignalError
 from .line_fit import LineTables
 from .period import MIN_LINES
-from .tracking import correlate_start, credible_variance, follow_blocks, smooth_blocks
+from .tracking import correlate_start, credible_variance, follow_blocks, phase_terms, smooth_blocks
 
 BLOCK_LINES = 64
 # From this many lines on, every fourth block is measured: the period's error doubles, far below the wander by then.
 DENSE_LINES = 1 << 18
 SPARSE_STRIDE = 4
+# A start whose lines correlate less with the empty line is none.
+WEAKEST_START = 0.3
 # Samples read at a time; fixed, so that the result does not depend on how a caller cuts the capture.
 PIECE_SAMPLES = 1 << 22
 
@@ -29,8 +31,8 @@ class SegmentClock:
     """Line starts of one gap-free stretch.
 
     Knots: ``line`` float64 (K,) line numbers counted from ``first_line`` of the segment, ``start_samples`` (K,),
-    ``period_samples`` (K,) and ``start_std_samples`` (K,). Between knots the start is the cubic that meets both starts and
-    periods; with two knots it is a straight line.
+    ``period_samples`` (K,) and ``start_std_samples`` (K,). Between knots the start is the cubic that meets
+    both starts and periods; two knots are enough for a steady or evenly drifting clock.
     """
 
     first_line: int
@@ -133,15 +135,17 @@ def measure_segment_clock(
     stride = SPARSE_STRIDE if lines >= DENSE_LINES else 1
     block_lines = int(min(BLOCK_LINES, max(4, lines // 8)))
     measured: list[np.ndarray] = []
-    start, updates, line = np.nan, 0, 0
+    start, updates, line, lost_at = np.nan, 0, 0, np.nan
     position = first
     while position < stop:
         samples = read(position, min(stop, position + PIECE_SAMPLES))
         if np.isnan(start):
-            found = position + correlate_start(samples, period, background.profile, lines=block_lines)
-            if measured:
-                line += round((found - lost_at) / period)
-            start, updates = found, 0
+            offset, correlation = correlate_start(samples, background, lines=block_lines)
+            if correlation < WEAKEST_START and position + samples.size < stop:
+                position += samples.size
+                continue
+            start, updates = position + offset, 0
+            line += 0 if np.isnan(lost_at) else round((start - lost_at) / period)
         blocks, start, period, updates, advanced, lost = follow_blocks(
             samples, position, start, period, tables,
             block_lines=block_lines, stride=stride, updates=updates, gain_std=3 * background.gain_std,
@@ -156,28 +160,31 @@ def measure_segment_clock(
             break
         else:
             position = max(int(start) - 2, position + 1)
-    blocks = np.concatenate(measured)
-    return _segment_clock(blocks, first, stop, background.lit_samples)
+    return _segment_clock(np.concatenate(measured), first, stop, background, block_lines)
 
 
-def _segment_clock(blocks: np.ndarray, first: int, stop: int, lit_samples: float) -> SegmentClock:
+def _segment_clock(blocks: np.ndarray, first: int, stop: int, background: Background, block_lines: int) -> SegmentClock:
     """Smooth the blocks and number the lines whose lit part lies wholly within the samples first … stop."""
     line, place, variance = blocks[:, 0], blocks[:, 1], credible_variance(blocks)
-    state, covariance, wander = smooth_blocks(line, place, variance)
-    knots = slice(None) if wander > 0 and line.size > 2 else [0, -1]
-    std = np.sqrt(np.maximum(covariance[:, 0], 0.0))
-    steps = line[-1] - line[0]
-    # with a constant period the last state holds the whole fit; with a wandering one the ends are independent
-    period_std = np.sqrt(covariance[-1, 2]) if wander == 0 else np.hypot(std[0], std[-1]) / steps
+    terms = phase_terms(place, background.period_samples, block_lines)
+    smoothed = smooth_blocks(line, place, variance, terms)
+    state, covariance = smoothed.state, smoothed.covariance
+    knots = slice(None) if smoothed.wanders and line.size > 2 else [0, -1]
+    period = state[:, 1] if smoothed.place_walk == 0 else np.gradient(state[:, 0], line)
     clock = SegmentClock(
         first_line=0,
         lines=1,
         line=line[knots],
         start_samples=state[knots, 0],
-        period_samples=state[knots, 1],
-        start_std_samples=std[knots],
-        period_std_samples=float(period_std),
+        period_samples=period[knots],
+        start_std_samples=np.sqrt(np.maximum(covariance[knots, 0], 0.0)),
+        period_std_samples=smoothed.mean_period_std,
     )
     begin = int(np.ceil(clock.line_at(first)))
-    end = int(np.floor(clock.line_at(stop - lit_samples))) + 1
-    return replace(clock, lines=end - begin, line=clock.line - begin)
+    end = int(np.floor(clock.line_at(stop - background.lit_samples))) + 1
+    lines = end - begin
+    if smoothed.wanders:  # beyond the first and last block the clock wanders on
+        beyond = max(line[0] - begin, 0.0), max(end - 1 - line[-1], 0.0)
+        walked = sum(smoothed.place_walk * m + smoothed.period_walk * m**3 / 3 for m in beyond)
+        clock = replace(clock, period_std_samples=float(np.hypot(clock.period_std_samples, np.sqrt(walked) / lines)))
+    return replace(clock, lines=lines, line=clock.line - begin)

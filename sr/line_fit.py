@@ -12,7 +12,7 @@ from .background import Background
 class LineTables:
     """A :class:`Background` laid out for the kernels: one row per sub-sample phase of the line's first sample."""
 
-    arrays: tuple  # scale, shift, light, slope, weight, dark, gram; see _kernels.fit_line
+    arrays: tuple  # scale, shift, light, slope, weight, dark, gram, reach; see _kernels.fit_line
     limits: tuple[float, float]
     chi2_limit: float
     width: int
@@ -55,8 +55,12 @@ def line_tables(background: Background) -> LineTables:
             (gram, np.float64),
         )
     )
+    # a cell's faint skirt goes on beyond what is seen to differ; objects are some fraction of the line
+    reach = max(2, round(background.lit_samples / 40))
     limit = 1.15 * width + 6 * np.sqrt(2 * width)
-    return LineTables(arrays, (float(background.code_limits[0]), float(background.code_limits[1])), limit, width)
+    return LineTables(
+        (*arrays, reach), (float(background.code_limits[0]), float(background.code_limits[1])), limit, width
+    )
 
 
 def line_fits(

@@ -67,8 +67,8 @@ def find_period(samples: np.ndarray) -> tuple[float, float]:
     Notes
     -----
     Among the lags whose correlation comes near the best, the shortest is the line period. Where the waveform is
-    sampled below its bandwidth, whole lags near the period can miss the peak, and a multiple can win; the multiple
-    is therefore divided by every whole number whose comb of lags correlates as well.
+    sampled far below its bandwidth, whole lags near the period can miss the peak, and a multiple can win: the
+    calibration notices that its profile repeats within itself.
     """
     if samples.size < MIN_LINES * SHORTEST_PERIOD_SAMPLES:
         raise SignalError(f"{samples.size} samples are too few to find a line period; record some hundred lines")
@@ -92,19 +92,7 @@ def find_period(samples: np.ndarray) -> tuple[float, float]:
             "check the light, the digitiser's input and the sample format"
         )
     first = float(lags[interior[lags] >= REPEAT_SHARE * best][0])
-    return _shortest_divisor(correlation, _follow_multiples(correlation, first), best), best
-
-
-def _shortest_divisor(correlation: np.ndarray, period: float, best: float) -> float:
-    """The period divided by the largest whole number that leaves it a period: its comb of lags correlates as well."""
-    for divisor in range(8, 1, -1):
-        multiples = np.arange(1, int((correlation.size - 1) * divisor / period))
-        lags = multiples[multiples % divisor != 0] * (period / divisor)
-        lags = lags[np.abs(lags - np.rint(lags)) < 0.04]  # there the whole lag sits on the peak
-        if period / divisor >= SHORTEST_PERIOD_SAMPLES and lags.size >= 4:
-            if correlation[np.rint(lags).astype(int)].mean() >= REPEAT_SHARE * best:
-                return period / divisor
-    return period
+    return _follow_multiples(correlation, first), best
 
 
 def _follow_multiples(correlation: np.ndarray, first_lag: float) -> float:

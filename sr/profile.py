@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import solveh_banded
 
-from . import _kernels
+from . import _calibration_kernels as _kernels
 
 # Knots wrapped round each end when the cyclic system is solved as a band: a cubic spline forgets in a few knots.
 _WRAP = 40
+_FEWEST_KNOTS = 2 * _WRAP
 
 
 @dataclass(frozen=True)
@@ -32,30 +33,31 @@ class Profile:
     def knots(self) -> int:
         return self.coefficients.size
 
-    def knot_positions(self, tau: np.ndarray) -> np.ndarray:
-        """Positions τ [samples] in knot intervals, 0 … K."""
+    def cell(self, tau: np.ndarray) -> np.ndarray:
+        """Knot interval, 0 … K - 1, in which each position τ [samples] lies."""
         turns = (np.asarray(tau, dtype=np.float64) + self.origin_samples) / self.period_samples
-        return np.ascontiguousarray((turns - np.floor(turns)) * self.knots % self.knots)
+        return ((turns - np.floor(turns)) * self.knots).astype(np.int64) % self.knots
 
     def light(self, tau: np.ndarray) -> np.ndarray:
         """The empty line at positions τ [samples], in codes; the shape of ``tau``."""
-        u = self.knot_positions(tau)
-        out = np.empty(u.size)
-        _kernels.evaluate_spline(u.ravel(), self.coefficients, out)
-        return out.reshape(u.shape)
+        return self.light_and_slope(tau)[0]
 
     def slope(self, tau: np.ndarray) -> np.ndarray:
         """Derivative of the empty line at τ [codes per sample]; the shape of ``tau``."""
-        u = self.knot_positions(tau)
-        out = np.empty(u.size)
-        _kernels.evaluate_slope(u.ravel(), self.coefficients, out)
-        return out.reshape(u.shape) * (self.knots / self.period_samples)
+        return self.light_and_slope(tau)[1]
+
+    def light_and_slope(self, tau: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Both at once."""
+        tau = np.ascontiguousarray(tau, dtype=np.float64)
+        light, slope = np.empty(tau.size), np.empty(tau.size)
+        _kernels.evaluate_spline(tau.ravel(), self.origin_samples, self.period_samples, self.coefficients, light, slope)
+        return light.reshape(tau.shape), slope.reshape(tau.shape)
 
 
 def fit_profile(
-    tau: np.ndarray, light: np.ndarray, weights: np.ndarray, *, period_samples: float, knots: int
-) -> tuple[Profile, np.ndarray, float]:
-    """Weighted least-squares periodic spline through equivalent-time samples.
+    tau: np.ndarray, light: np.ndarray, weights: np.ndarray, *, period_samples: float, most_per_sample: int
+) -> tuple[Profile, np.ndarray]:
+    """Weighted least-squares periodic spline through equivalent-time samples, as smooth as they allow.
 
     Parameters
     ----------
@@ -63,26 +65,49 @@ def fit_profile(
         Position on the line [samples], light [codes], and 1/variance (0 leaves a sample out).
     period_samples : float
         Length of the line.
-    knots : int
-        Number K of knots, at least 2 · 40.
+    most_per_sample : int
+        Finest knots tried, per sample; a power of two.
 
     Returns
     -------
     profile : Profile
     support : ndarray of shape (K,)
         Weight that fell into each knot interval.
-    score : float
-        Generalised cross-validation score; the smallest marks the knot spacing that predicts best.
 
     Notes
     -----
-    Where no sample fell, a second-difference penalty far below the data's weight joins the known parts smoothly.
+    Knots are halved from the finest on; the fewest whose generalised cross-validation score is no worse than the
+    best by more than its scatter are taken. Spare knots would not only add noise: the slopes of that noise look
+    like timing information that is not there. Where no sample fell, a second-difference penalty far below the
+    data's weight joins the known parts smoothly.
     """
-    empty = Profile(period_samples, np.zeros(knots))
-    u = empty.knot_positions(tau)
+    per_sample = most_per_sample
+    whole = max(round(period_samples), -(-_FEWEST_KNOTS // per_sample))
+    knots = whole * per_sample
     band = np.zeros((knots, 4))
-    right = np.zeros(knots)
-    _kernels.accumulate_normal_equations(u, light, weights, band, right)
+    right, support = np.zeros(knots), np.zeros(knots)
+    energy = _kernels.accumulate_normal_equations(tau, 0.0, period_samples, light, weights, band, right, support)
+    samples = int(np.count_nonzero(weights))
+    fits = []
+    while True:
+        coefficients = _solve_cyclic(band, right)
+        misfit = max(energy - 2 * right @ coefficients + _quadratic(band, coefficients), 1e-30)
+        score = misfit / max(1e-9, 1 - coefficients.size / max(samples, 1)) ** 2
+        fits.append((coefficients, score))
+        if coefficients.size % 2 or coefficients.size // 2 < max(whole, _FEWEST_KNOTS):
+            break
+        band, right = _halve_knots(band, right)
+    best = min(score for _, score in fits)
+    # coarsest first; the scatter of the score is that of chi-square over the knots that differ
+    coefficients = next(
+        c for c, score in reversed(fits) if score <= best * (1 + 3 * np.sqrt(2 * knots) / max(samples, 1))
+    )
+    return Profile(period_samples, coefficients), support.reshape(coefficients.size, -1).sum(axis=1)
+
+
+def _solve_cyclic(band: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Solve cyclic normal equations of bandwidth 4, weakly stiffened, as a band that wraps round both ends."""
+    knots = right.size
     cyclic = np.arange(-_WRAP, knots + _WRAP) % knots
     upper = np.zeros((4, cyclic.size))
     for d in range(4):
@@ -91,12 +116,31 @@ def fit_profile(
     stiffness = 1e-7 * max(float(band[:, 0].mean()), 1e-12)
     for d, value in enumerate((6.0, -4.0, 1.0)):
         upper[3 - d, d:] += stiffness * value
-    solution = solveh_banded(upper, right[cyclic])
-    coefficients = solution[_WRAP : _WRAP + knots].copy()
-    profile = Profile(period_samples, coefficients)
-    used = weights > 0
-    residual = light[used] - profile.light(tau[used])
-    n = max(int(used.sum()), 1)
-    score = float(np.sum(weights[used] * residual**2) / n / max(1e-9, 1 - knots / n) ** 2) if knots < n else np.inf
-    support = np.bincount(u.astype(int) % knots, weights=weights, minlength=knots)
-    return profile, support, score
+    return solveh_banded(upper, right[cyclic])[_WRAP : _WRAP + knots].copy()
+
+
+def _quadratic(band: np.ndarray, coefficients: np.ndarray) -> float:
+    """Coefficients' quadratic form with the cyclic matrix of a band."""
+    total = float(band[:, 0] @ coefficients**2)
+    for d in (1, 2, 3):
+        total += 2 * float(band[:, d] @ (coefficients * np.roll(coefficients, -d)))
+    return total
+
+
+def _halve_knots(band: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Normal equations of the spline of half as many knots, whose every spline is one of the finer ones too.
+
+    A cubic B-spline is the sum of five half as wide ones, weighted 1, 4, 6, 4, 1 eighths.
+    """
+    knots, half = right.size, right.size // 2
+    fine = (2 * np.arange(half)[:, None] - 3 + np.arange(5)) % knots
+    shape = np.array([1.0, 4.0, 6.0, 4.0, 1.0]) / 8
+    coarse = np.zeros((half, 4))
+    for d in range(4):
+        for i in range(5):
+            for j in range(5):
+                step = 2 * d + j - i  # from the first's i-th narrow spline to the second's j-th one
+                if abs(step) < 4:
+                    row = (fine[:, i] + min(step, 0)) % knots
+                    coarse[:, d] += shape[i] * shape[j] * band[row, abs(step)]
+    return coarse, right[fine] @ shape

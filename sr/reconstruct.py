@@ -21,12 +21,16 @@ _LIT_FLOOR = LIT_SHARE**2
 # Table steps per sample in which light and noise are handed to the kernels.
 _STEPS = 32
 # Kernel sizes tried, and the one taken where nothing was seen to choose by.
-KERNEL_SAMPLES = np.array([0.02, 0.03, 0.045, 0.07, 0.1, 0.15, 0.22, 0.33, 0.5])
+KERNEL_SAMPLES = np.array([0.02, 0.03, 0.045, 0.07, 0.1, 0.15, 0.22, 0.33, 0.5, 0.75])
 KERNEL_LINES = np.array([0.5, 0.75, 1.1, 1.7, 2.5, 3.7, 5.5, 8.0, 12.0, 18.0])
 DEFAULT_KERNEL = (0.22, 3.7)
 # Among kernels that predict within this factor of the best, the largest is taken: the least noise.
 NEARLY_BEST = 1.15
+# Phases further apart than this many standard deviations of the kernel show as a comb along edges.
+WIDEST_GAP = 2.3
 MOST_COLUMNS_PER_SAMPLE = 32
+# A window is judged on about this many of its samples, from this many of its lines.
+_TARGETS, _TARGET_LINES = 600, 64
 
 
 @dataclass(frozen=True)
@@ -103,22 +107,45 @@ def kernel_scores(
     scores = np.zeros((KERNEL_SAMPLES.size, KERNEL_LINES.size))
     inverse_gain, offset, low, high = _converters(background)
     table_start, light, variance, usable = _light_table(background, tau, _REACH * KERNEL_SAMPLES[-1])
+    skip = max(1, round((tau[1] - tau[0]) * min(starts.size, _TARGET_LINES) / _TARGETS))
     count = _kernels.leave_one_line_out(
         samples, origin, starts, fits, inverse_gain, offset, low, high, light, variance, usable, table_start,
-        float(_STEPS), tau[0], tau[1], max(1, starts.size // 64), KERNEL_SAMPLES, KERNEL_LINES, scores,
+        float(_STEPS), tau[0], tau[1], max(1, starts.size // _TARGET_LINES), skip, KERNEL_SAMPLES, KERNEL_LINES, scores,
     )  # fmt: skip
     return scores / count if count else np.full(scores.shape, np.nan)
 
 
-def best_kernel(scores: list[np.ndarray]) -> tuple[float, float]:
-    """Largest kernel [samples, lines] that predicts nearly best over several windows; the default one for none."""
+def best_kernel(scores: list[np.ndarray], period_samples: float) -> tuple[float, float]:
+    """Kernel for a capture, from its scores in several windows.
+
+    Parameters
+    ----------
+    scores : list of ndarray
+        From :func:`kernel_scores`; windows in which nothing could be predicted are passed over.
+    period_samples : float
+        Line period; its fraction decides how evenly successive lines fill the phases.
+
+    Returns
+    -------
+    sigma_samples, sigma_lines : float
+        Among the kernels whose lines leave no gap between phases that shows as a comb, and that predict nearly
+        best, the largest; :data:`DEFAULT_KERNEL` where there is none.
+    """
     usable = [s / s.min() for s in scores if np.all(np.isfinite(s)) and s.min() > 0]
-    if not usable:
+    gaps = np.array([_largest_phase_gap(period_samples, int(np.ceil(2 * n))) for n in KERNEL_LINES])
+    even = gaps <= WIDEST_GAP * KERNEL_SAMPLES[:, None]
+    if not usable or not even.any():
         return DEFAULT_KERNEL
-    mean = np.mean(usable, axis=0)
+    mean = np.where(even, np.mean(usable, axis=0), np.inf)
     area = np.where(mean <= NEARLY_BEST * mean.min(), KERNEL_SAMPLES[:, None] * KERNEL_LINES, 0.0)
     a, b = np.unravel_index(int(np.argmax(area)), area.shape)
     return float(KERNEL_SAMPLES[a]), float(KERNEL_LINES[b])
+
+
+def _largest_phase_gap(period_samples: float, lines: int) -> float:
+    """Largest gap between the sub-sample phases of successive lines [samples]."""
+    phase = np.sort(np.arange(lines) * period_samples % 1.0)
+    return float(np.diff(np.append(phase, phase[0] + 1)).max())
 
 
 @dataclass(frozen=True)
@@ -167,10 +194,11 @@ def reconstruct(
     Parameters
     ----------
     samples : ndarray of shape (S,)
-        Waveform [codes], ``origin`` the digitiser's index of its first sample; holds the lines below, as far as they exist.
+        Waveform [codes], ``origin`` the digitiser's index of its first sample; holds the lines below, as far as they
+        exist.
     starts : ndarray of shape (N,), float64
-        Predicted starts of consecutive lines, from line ``first_line`` on; give a few more lines on either side than the window
-        has, ``3 · grid.sigma_lines``.
+        Predicted starts of consecutive lines, from line ``first_line`` on; give a few more lines on either side than the
+        window has, ``3 · grid.sigma_lines``.
     rows : (float, float)
         First and last line of the window.
     tau : (float, float)
@@ -207,9 +235,10 @@ def reconstruct(
         float(_STEPS), line_of_row, tau_of_column, grid.sigma_lines, grid.sigma_samples, _REACH * grid.sigma_lines,
         reach, numerator, weight, square,
     )  # fmt: skip
-    # a pixel that only the kernel's far tail reaches is a guess, not a measurement
+    # a pixel that only one side or the far tail of the kernel reaches is a guess, not a measurement
+    core = np.logical_and.reduce([background.usable(tau_of_column + d * grid.sigma_samples) for d in (-1, 0, 1)])
     full = 2 * np.pi * grid.sigma_lines * grid.sigma_samples * background.peak() ** 2 / variance_table.max()
-    known = (weight > 1e-3 * full * _LIT_FLOOR) & background.usable(tau_of_column)[None, :]
+    known = (weight > 1e-3 * full * _LIT_FLOOR) & core[None, :]
     transmission = np.divide(numerator, weight, out=np.full(weight.shape, np.nan), where=known)
     variance = np.divide(square, weight**2, out=np.full(weight.shape, np.inf), where=known)
     return TransmissionImage(

@@ -1,84 +1,282 @@
 """Follow the line clock through samples: find it, measure it block by block, smooth what was measured."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
-from . import _kernels
+from . import _calibration_kernels, _kernels
+from .background import Background
 from .errors import SignalError
 from .line_fit import LineTables
-from .profile import Profile
 
-# How much more likely a wandering period must be (log-likelihood) before a constant one is given up.
-WANDER_EVIDENCE = 4.0
+# How much more likely a wandering clock must be (log-likelihood) before a steadier one is given up.
+WANDER_EVIDENCE = 6.0
+# Windows of lines in which a start is looked for.
+_START_WINDOWS = 16
+# What an error of the profile adds to a block's place, in variances of a typical block: it was measured on far more
+# lines than a block has.
+_PROFILE_SHARE = 0.1
+# Drift is sought up to some times this deviation from a straight line.
+_WIDE_SAMPLES = 1e3
 
 
-def correlate_start(samples: np.ndarray, period_samples: float, profile: Profile, *, lines: int = 32) -> float:
-    """Place of the first line start after ``samples[0]``, 0 … period, by correlating some lines with the profile."""
+def correlate_start(samples: np.ndarray, background: Background, *, lines: int = 32) -> tuple[float, float]:
+    """Place of the first line start after ``samples[0]``, and how sure it is.
+
+    Parameters
+    ----------
+    samples : ndarray of shape (S,)
+        Waveform [codes].
+    background : Background
+        Empty line.
+    lines : int, optional
+        Lines folded into one before they are correlated with the profile; of up to 16 such windows the one that
+        correlates best decides, since a cell may fill any of them.
+
+    Returns
+    -------
+    start : float
+        0 … period [samples].
+    correlation : float
+        Of the best window with the profile, at most 1.
+    """
+    period_samples = background.period_samples
     bins = 4 * int(np.ceil(period_samples))
-    used = samples[: int(lines * period_samples)].astype(np.float64)
-    phase = (np.arange(used.size) / period_samples) % 1.0
-    place = np.minimum((phase * bins).astype(int), bins - 1)
+    length = min(samples.size, int(lines * period_samples))
+    model = background.profile.light((np.arange(bins) + 0.5) * (period_samples / bins))
+    model = (model - model.mean()) * np.sign(background.interleave_gain[0])
+    place = np.minimum((np.arange(length) / period_samples % 1.0 * bins).astype(int), bins - 1)
     count = np.bincount(place, minlength=bins)
-    total = np.bincount(place, weights=used - used.mean(), minlength=bins)
-    fold = np.divide(total, count, out=np.zeros(bins), where=count > 0)
-    model = profile.light((np.arange(bins) + 0.5) * (period_samples / bins))
-    spectrum = np.fft.rfft(fold) * np.conj(np.fft.rfft(model - model.mean()))
-    return int(np.argmax(np.fft.irfft(spectrum, bins))) * period_samples / bins
+    best = (0.0, -1.0)
+    for window in range(max(1, min(_START_WINDOWS, samples.size // max(length, 1)))):
+        first = window * length
+        used = samples[first : first + length].astype(np.float64)
+        total = np.bincount(place, weights=used - used.mean(), minlength=bins)
+        fold = np.divide(total, count, out=np.zeros(bins), where=count > 0)
+        spectrum = np.fft.rfft(fold) * np.conj(np.fft.rfft(model))
+        correlation = np.fft.irfft(spectrum, bins)
+        lag = int(np.argmax(correlation))
+        strength = float(correlation[lag] / max(np.linalg.norm(fold) * np.linalg.norm(model), 1e-30))
+        if strength > best[1]:
+            best = ((first + lag * period_samples / bins) % period_samples, strength)
+    return best
 
 
-def smooth_blocks(line: np.ndarray, place: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Smooth block measurements of the clock; a wandering period only where the data ask for it.
+def phase_terms(place: np.ndarray, period: float, block_lines: int, orders: int = 4) -> np.ndarray:
+    """Cosines and sines of the lines' sub-sample phase, averaged over each block of lines; shape (B, N).
+
+    A pulse knows nothing of the digitiser's clock. Where measured starts follow these terms, the profile is in
+    error, not the clock. Terms that average out within a block are left out.
+    """
+    h = np.arange(1, orders + 1)
+    denominator = np.sin(np.pi * h * period)
+    whole = np.abs(denominator) < 1e-9
+    share = np.where(
+        whole,
+        1.0,
+        np.abs(np.sin(np.pi * h * period * block_lines)) / np.where(whole, 1.0, block_lines * np.abs(denominator)),
+    )
+    h, share = h[share > 0.1], share[share > 0.1]
+    angle = 2 * np.pi * (place - np.floor(place))[:, None] * h
+    return np.concatenate([share * np.cos(angle), share * np.sin(angle)], axis=1)
+
+
+def steady_clock(
+    line: np.ndarray, place: np.ndarray, variance: np.ndarray, period: float, block_lines: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Straight line through block measurements, or a cubic where they bend; for some hundred lines.
+
+    What follows the lines' sub-sample phase (:func:`phase_terms`, up to some tenths of a sample) is left out.
+    ``period`` is a first guess; the other parameters are those of :func:`smooth_blocks`. The result turns line
+    numbers into starts [samples].
+    """
+    good = np.isfinite(variance)
+    first = int(np.flatnonzero(good)[0])
+    middle, half = 0.5 * (line[good][0] + line[good][-1]), max(0.5 * (line[good][-1] - line[good][0]), 1.0)
+    deviation = place - place[first] - period * (line - line[first])
+    x = (line - middle) / half
+
+    def fit(order: int, terms: np.ndarray) -> tuple[np.ndarray, float, float]:
+        columns = np.concatenate([x[:, None] ** np.arange(order + 1), terms], axis=1)
+        prior = np.diag(np.r_[np.zeros(order + 1), np.full(terms.shape[1], 100.0)])
+        used = good
+        for _ in range(3):
+            weighted = columns[used] / variance[used, None]
+            solution = np.linalg.solve(weighted.T @ columns[used] + prior, weighted.T @ deviation[used])
+            normal = (deviation - columns @ solution)[good] / np.sqrt(variance[good])
+            scale = max(1.0, 1.4826 * float(np.median(np.abs(normal))))
+            kept = good.copy()
+            kept[good] = np.abs(normal) < 6 * scale
+            if kept.sum() < max(2, 0.5 * good.sum()):
+                break
+            used = kept
+        return solution[: order + 1], float(np.sum(np.minimum(normal**2, 36 * scale**2))), scale
+
+    def starts(n: np.ndarray) -> np.ndarray:
+        straight = place[first] + period * (n - line[first])
+        return straight + np.polynomial.polynomial.polyval((n - middle) / half, solution)
+
+    solution = np.zeros(1)
+    for _ in range(2):  # the phases are those of the fit: the measured places may err with the phase
+        terms = phase_terms(starts(line), period, block_lines)
+        solution, misfit, _ = fit(1, terms)
+        if good.sum() >= 8:
+            bent, bent_misfit, scale = fit(3, terms)
+            if misfit - bent_misfit > 25 * scale**2:
+                solution = bent
+    return starts
+
+
+@dataclass(frozen=True)
+class SmoothClock:
+    """The clock at each block of lines.
+
+    state : ndarray of shape (B, 2)
+        Start [samples] and period [samples].
+    covariance : ndarray of shape (B, 3)
+        Variance of the start, covariance, variance of the period.
+    place_walk, period_walk : float
+        Densities of the random walks of start and period [samples² per line, samples² per line³]; where both are 0 the
+        clock is a cubic polynomial at most.
+    mean_period_std : float
+        Standard deviation of the mean period from the first block to the last [samples].
+    """
+
+    state: np.ndarray
+    covariance: np.ndarray
+    place_walk: float
+    period_walk: float
+    mean_period_std: float
+
+    @property
+    def wanders(self) -> bool:
+        return self.place_walk + self.period_walk > 0
+
+
+def smooth_blocks(
+    line: np.ndarray, place: np.ndarray, variance: np.ndarray, terms: np.ndarray | None = None
+) -> SmoothClock:
+    """Smooth block measurements of the clock; drift and wander only where the data ask for them.
 
     Parameters
     ----------
     line, place, variance : ndarray of shape (B,), float64
         Line number (with fraction), measured start [samples] and its variance [samples²]; infinite: no measurement.
+    terms : ndarray of shape (B, N), optional
+        What an error of the profile can add to the measurements, see :func:`phase_terms`; taken out of them, each
+        within the noise of a typical block.
 
     Returns
     -------
-    state : ndarray of shape (B, 2)
-        Start [samples] and period [samples] at each block.
-    covariance : ndarray of shape (B, 3)
-        Variance of the start, covariance, variance of the period.
-    wander : float
-        Density of the period's random walk [samples² per line³]; 0 means a constant period.
+    clock : SmoothClock
 
     Notes
     -----
-    Kalman filter and Rauch-Tung-Striebel smoother of an integrated random walk; its density maximises the
-    likelihood on a grid of half decades. Blocks further than six standard deviations off are dropped, and it is
+    Models tried: a straight line, a parabola and a cubic (an oscillator that drifts), each alone, and with a random
+    walk of the start or of the period; the densities are searched on a grid of decades. The most likely one is
+    taken, the simplest if it is nearly so (Kalman filter, Rauch-Tung-Striebel smoother; drift and phase terms
+    enter as regressors with a prior). Blocks further than six standard deviations off are dropped, and it is
     done again.
     """
     good = np.isfinite(variance)
     if good.sum() < 2:
         raise SignalError("the line clock could not be followed: fewer than two blocks of lines show the empty line")
+    terms = np.empty((line.size, 0)) if terms is None else terms
     variance = variance.copy()
     first, last = np.flatnonzero(good)[[0, -1]]
     slope = (place[last] - place[first]) / (line[last] - line[first])
-    state, covariance = np.empty((line.size, 2)), np.empty((line.size, 3))
-    wander = 0.0
+    reference = place[first] + slope * (line - line[first])
+    half = 0.5 * (line[-1] - line[0])
+    x = (line - line[0]) / half - 1
+    bends = np.stack([x**2, x**3], axis=1)
+    bend_slopes = np.stack([2 * x, 3 * x**2], axis=1) / half
     for _ in range(4):
-        reference = place[first] + slope * (line - line[first])
-        deviation = place - reference
-        # unit of the grid: a wander that moves the clock by its own block noise between two blocks
-        typical = float(np.median(variance[good])) / float(np.median(np.diff(line))) ** 3
-        best = _kernels.kalman(line, deviation, variance, 0.0, state, covariance)
-        wander = 0.0
-        for exponent in np.arange(-16, 3) / 2:
-            q = typical * 10.0**exponent
-            likelihood = _kernels.kalman(line, deviation, variance, q, state, covariance)
-            if likelihood > best + (WANDER_EVIDENCE if wander == 0 else 0.0):
-                best, wander = likelihood, q
-        _kernels.kalman(line, deviation, variance, wander, state, covariance)
-        _kernels.smooth(line, wander, state, covariance)
-        residual = deviation - state[:, 0]
-        outlier = good & (np.abs(residual) > 6 * np.sqrt(variance + np.maximum(covariance[:, 0], 0)))
-        state[:, 0] += reference
-        state[:, 1] += slope
-        if not outlier.any() or (good & ~outlier).sum() < 2:
+        typical = float(np.median(variance[good]))
+        chosen = _most_likely(line, place - reference, variance, bends, terms, typical)
+        _calibration_kernels.smooth(line, *chosen.walks, chosen.state, chosen.covariance)
+        # what the regressors' share moves each state by: the bends' own course, and what the filter made of it
+        lean = -chosen.state[:, 1:]
+        order = chosen.bends
+        lean[:, :order, 0] += bends[:, :order]
+        lean[:, :order, 1] += bend_slopes[:, :order]
+        state = chosen.state[:, 0] + np.einsum("bnk,n->bk", lean, chosen.share)
+        extra = np.einsum("bnk,nm,bml->bkl", lean, chosen.share_covariance, lean)
+        covariance = chosen.covariance + np.stack([extra[:, 0, 0], extra[:, 0, 1], extra[:, 1, 1]], axis=1)
+        model = state[:, 0] + terms @ chosen.share[order:]
+        outlier = good & (np.abs(place - reference - model) > 6 * np.sqrt(variance + np.maximum(covariance[:, 0], 0)))
+        if not outlier.any() or (good & ~outlier).sum() < max(2, 0.7 * good.sum()):
             break
         variance[outlier] = np.inf
         good &= ~outlier
-    return state, covariance, wander
+    steps = line[-1] - line[0]
+    if sum(chosen.walks) > 0:
+        mean_period_variance = (covariance[0, 0] + covariance[-1, 0]) / steps**2
+    else:  # the last state holds the whole fit; the ends are not independent
+        turn = (lean[-1, :, 0] - lean[0, :, 0]) / steps
+        mean_period_variance = chosen.covariance[-1, 2] + turn @ chosen.share_covariance @ turn
+    state[:, 0] += reference
+    state[:, 1] += slope
+    return SmoothClock(state, covariance, *chosen.walks, float(np.sqrt(mean_period_variance)))
+
+
+@dataclass(frozen=True)
+class _Filtered:
+    """Output of the filter for one model: see :func:`_filtered`."""
+
+    likelihood: float
+    walks: tuple[float, float]
+    bends: int
+    state: np.ndarray
+    covariance: np.ndarray
+    share: np.ndarray
+    share_covariance: np.ndarray
+
+
+def _most_likely(
+    line: np.ndarray, deviation: np.ndarray, variance: np.ndarray, bends: np.ndarray, terms: np.ndarray, typical: float
+) -> _Filtered:
+    """The model of :func:`smooth_blocks` that explains the blocks best, a simpler one where it does nearly."""
+    steps = float(np.median(np.diff(line)))
+    grid = typical * 10.0 ** np.arange(-8, 3)
+    best = None
+    # units of the grids: a wander that moves the clock by its own block noise between two blocks
+    families = [[(0.0, 0.0)], [(q / steps, 0.0) for q in grid], [(0.0, q / steps**3) for q in grid]]
+    for order in range(bends.shape[1] + 1):
+        columns = np.concatenate([deviation[:, None], bends[:, :order], terms], axis=1)
+        prior = np.r_[np.full(order, _WIDE_SAMPLES**2), np.full(terms.shape[1], _PROFILE_SHARE * typical)]
+        for family in families:
+            fits = [_filtered(line, columns, variance, walks, prior, order) for walks in family]
+            fit = max(fits, key=lambda f: f.likelihood)
+            if best is None or fit.likelihood > best.likelihood + WANDER_EVIDENCE:
+                best = fit
+    assert best is not None
+    return best
+
+
+def _filtered(
+    line: np.ndarray,
+    columns: np.ndarray,
+    variance: np.ndarray,
+    walks: tuple[float, float],
+    prior: np.ndarray,
+    bends: int,
+) -> _Filtered:
+    """Log-likelihood of the first column as wander plus a share of the others, whose variances are ``prior``.
+
+    With it the filter's states (B, C, 2) and covariance (B, 3), the shares (C - 1,) and their covariance.
+    """
+    state, covariance = np.empty((*columns.shape, 2)), np.empty((line.size, 3))
+    white = np.zeros(columns.shape)
+    likelihood = -0.5 * _calibration_kernels.kalman(line, columns, variance, *walks, state, covariance, white)
+    y, z = white[:, 0], white[:, 1:]
+    information = z.T @ z + np.diag(1 / prior)
+    share_covariance = np.linalg.inv(information)
+    right = z.T @ y
+    share = share_covariance @ right
+    occam = np.linalg.slogdet(information)[1] + np.log(prior).sum()
+    likelihood -= 0.5 * (y @ y - right @ share + occam)
+    return _Filtered(float(likelihood), walks, bends, state, covariance, share, share_covariance)
 
 
 def follow_blocks(

@@ -1,0 +1,226 @@
+"""Compiled kernels against slow, obvious float64 versions of themselves."""
+
+import numpy as np
+import pytest
+from scipy.interpolate import BSpline
+
+from stretchscope.sr import _calibration_kernels as calibration
+from stretchscope.sr import _kernels as kernels
+
+pytestmark = pytest.mark.kernel
+
+KNOTS, PERIOD = 12, 7.3
+
+
+def spline_basis(tau: np.ndarray) -> np.ndarray:
+    """Periodic cubic B-splines at tau, by scipy: column i reaches from knot i - 3 to knot i + 1."""
+    u = np.mod(tau, PERIOD) / PERIOD * KNOTS
+    columns = []
+    for i in range(KNOTS):
+        one = BSpline.basis_element(np.arange(i - 3, i + 2), extrapolate=False)
+        columns.append(sum(np.nan_to_num(one(u + turn * KNOTS)) for turn in (-1, 0, 1)))
+    return np.stack(columns, axis=1)
+
+
+def test_spline_and_slope(rng: np.random.Generator) -> None:
+    coefficients, tau = rng.normal(size=KNOTS), rng.uniform(-20, 20, 60)
+    light, slope, ahead, _ = (np.empty(60) for _ in range(4))
+    calibration.evaluate_spline(tau, 0.0, PERIOD, coefficients, light, slope)
+    np.testing.assert_allclose(light, spline_basis(tau) @ coefficients, atol=1e-12)
+    calibration.evaluate_spline(tau + 1e-6, 0.0, PERIOD, coefficients, ahead, np.empty(60))
+    np.testing.assert_allclose((ahead - light) / 1e-6, slope, atol=1e-4)
+
+
+def test_normal_equations_are_those_of_the_design_matrix(rng: np.random.Generator) -> None:
+    tau, values, weights = rng.uniform(0, PERIOD, 80), rng.normal(size=80), rng.uniform(0, 1, 80)
+    weights[::7] = 0
+    band, right, support = np.zeros((KNOTS, 4)), np.zeros(KNOTS), np.zeros(KNOTS)
+    energy = calibration.accumulate_normal_equations(tau, 0.0, PERIOD, values, weights, band, right, support)
+    design = spline_basis(tau)
+    full = (design * weights[:, None]).T @ design
+    for d in range(4):
+        np.testing.assert_allclose(band[:, d], [full[i, (i + d) % KNOTS] for i in range(KNOTS)], atol=1e-12)
+    np.testing.assert_allclose(right, design.T @ (weights * values), atol=1e-12)
+    assert energy == pytest.approx(weights @ values**2)
+    assert support.sum() == pytest.approx(weights.sum())
+
+
+def test_converter_sums(rng: np.random.Generator) -> None:
+    code, expected, weights = rng.normal(size=(3, 50))
+    converter = rng.integers(0, 8, 50).astype(np.int8)
+    sums = np.zeros((calibration.CONVERTERS, 5))
+    calibration.converter_sums(code, expected, converter, weights, sums)
+    used = weights > 0
+    for c in range(8):
+        one = used & (converter == c)
+        w, m, x = weights[one], expected[one], code[one]
+        np.testing.assert_allclose(sums[c], [w.sum(), w @ m, w @ m**2, w @ x, w @ (m * x)], atol=1e-12)
+
+
+@pytest.mark.parametrize("walks", [(0.0, 0.0), (3e-3, 0.0), (0.0, 2e-4), (1e-3, 1e-4)])
+def test_kalman_and_smoother_are_generalised_least_squares(
+    walks: tuple[float, float], rng: np.random.Generator
+) -> None:
+    """Oracle: the dense Gaussian posterior of all states at once."""
+    line = np.cumsum(rng.uniform(1, 3, 9))
+    variance = rng.uniform(0.01, 0.1, 9)
+    variance[4] = np.inf
+    values = rng.normal(size=(9, 2))
+    state, covariance, white = np.empty((9, 2, 2)), np.empty((9, 3)), np.empty((9, 2))
+    logs = calibration.kalman(line, values, variance, *walks, state, covariance, white)
+    # prior precision of the chain of states, then the measurements'
+    precision = np.zeros((18, 18))
+    precision[:2, :2] = np.diag([1e-8, 1.0])
+    place_walk, period_walk = walks
+    for i in range(1, 9):
+        m = line[i] - line[i - 1]
+        noise = place_walk * m * np.diag([1.0, 0.0]) + period_walk * np.array([[m**3 / 3, m**2 / 2], [m**2 / 2, m]])
+        inverse = np.linalg.inv(noise + 1e-13 * np.eye(2))
+        step = np.hstack([-np.array([[1, m], [0, 1]]), np.eye(2)])
+        precision[2 * i - 2 : 2 * i + 2, 2 * i - 2 : 2 * i + 2] += step.T @ inverse @ step
+    seen = np.isfinite(variance)
+    precision[np.arange(0, 18, 2)[seen], np.arange(0, 18, 2)[seen]] += 1 / variance[seen]
+    dense = np.linalg.inv(precision)
+    right = np.zeros((18, 2))
+    right[::2][seen] = values[seen] / variance[seen, None]
+    calibration.smooth(line, *walks, state, covariance)
+    expected = (dense @ right).reshape(9, 2, 2)
+    np.testing.assert_allclose(state[:, :, 0], expected[:, 0], atol=2e-4)
+    np.testing.assert_allclose(covariance[:, 0], np.diag(dense)[::2], rtol=2e-3, atol=1e-6)
+    assert np.isfinite(logs)
+    assert (white[:2] == 0).all()
+    assert (white[4] == 0).all()
+
+
+def test_unfold_lines_gives_each_sample_its_place() -> None:
+    samples = np.array([0, 1, 2, 3, 100, 5, 6, 7, 8, 9], dtype=np.int16)
+    starts, fits = np.array([20.4, 23.9, 27.2]), np.zeros((2, 8))
+    fits[:, 0] = 0.1, -0.2
+    tau, value = np.empty(10), np.empty(10)
+    converter, line = np.empty(10, np.int8), np.empty(10, np.int64)
+    count = calibration.unfold_lines(samples, 20, starts, fits, -1.0, 100.0, tau, value, converter, line)
+    np.testing.assert_allclose(tau[:count], [0.5, 1.5, 2.5, 0.3, 1.3, 2.3, 3.3])
+    np.testing.assert_array_equal(value[:count], [1, 2, 3, 100, 5, 6, 7])
+    np.testing.assert_array_equal(converter[:count], [5, 6, 7, -1, 1, 2, 3])  # sample 24 is on the rail
+    np.testing.assert_array_equal(line[:count], [0, 0, 0, 1, 1, 1, 1])
+
+
+def line_setup(rng: np.random.Generator, width: int = 60) -> tuple:
+    """Tables of a smooth pulse over 8 phases, and a function that makes a line of it."""
+    def light(tau: np.ndarray) -> np.ndarray:
+        return 80 * np.exp(-0.5 * ((tau - 20) / 5) ** 2)
+
+    tau = np.arange(9)[:, None] / 8 + np.arange(width)
+    p = light(tau)
+    q = -(tau - 20) / 25 * p
+    w = np.full(p.shape, 1 / 0.5)
+    columns = np.stack([np.ones_like(p), p, q])
+    gram = np.einsum("ipj,pj,kpj->pik", columns, w, columns)[:, [0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]]
+    floats = [np.ascontiguousarray(a, dtype=np.float32) for a in (np.ones(width + 8), np.zeros(width + 8), p, q, w)]
+    tables = (*floats, tau > 45, np.ascontiguousarray(gram), 2)
+    return tables, light
+
+
+def test_fit_lines_is_weighted_least_squares(rng: np.random.Generator) -> None:
+    """Oracle: numpy's least squares with the priors as two more equations."""
+    tables, light = line_setup(rng)
+    starts = np.array([3.3, 70.0, 137.6, 900.0])
+    samples = np.zeros(300, dtype=np.int16)
+    for start, gain, delay in zip(starts[:3], (1.02, 0.97, 1.0), (0.03, -0.02, 0.05), strict=True):
+        k = np.arange(int(np.ceil(start)), int(np.ceil(start)) + 60)
+        clean = 3 + gain * light(k - start - delay)
+        samples[k] = np.rint(clean + rng.normal(0, 0.6, 60))
+    out = np.empty((4, 8))
+    kernels.fit_lines(samples, 0, starts, tables, (-1e9, 1e9), (1 / 0.1**2, 1.0), 1e9, out)
+    assert out[3, 1] == np.inf  # not in the samples
+    for n, start in enumerate(starts[:3]):
+        first = int(np.ceil(start))
+        row = int((first - start) * 8 + 0.5)
+        epsilon = first - start - row / 8
+        p, q, root = tables[2][row], tables[3][row], np.sqrt(tables[4][row])
+        design = np.vstack([np.stack([np.ones(60), p, q], axis=1) * root[:, None], [[0, 10, 0], [0, 0, 1]]])
+        y = np.concatenate([(samples[first : first + 60] - p) * root, [0, epsilon]])
+        solution = np.linalg.lstsq(design.astype(float), y.astype(float), rcond=None)[0]
+        assert out[n, 3] == pytest.approx(solution[0], abs=1e-3)
+        assert out[n, 4] == pytest.approx(1 + solution[1], abs=1e-4)
+        assert out[n, 0] == pytest.approx(epsilon - solution[2] / (1 + solution[1]), abs=1e-4)
+
+
+def test_fit_line_looks_past_a_cell(rng: np.random.Generator) -> None:
+    """A third of the light gone on one flank: the other flank still gives delay and energy."""
+    tables, light = line_setup(rng)
+    samples = np.zeros(80, dtype=np.int16)
+    k = np.arange(5, 65)
+    samples[k] = np.rint(light(k - 4.75 - 0.04) + rng.normal(0, 0.5, 60))
+    samples[12:22] = np.rint(0.6 * samples[12:22])
+    out = np.empty((1, 8))
+    kernels.fit_lines(samples, 0, np.array([4.75]), tables, (-1e9, 1e9), (1 / 0.02**2, 1.0), 100.0, out)
+    assert 0.1 < out[0, 2] < 0.8
+    assert out[0, 0] == pytest.approx(0.04, abs=5 * np.sqrt(out[0, 1]))
+    assert out[0, 4] == pytest.approx(1.0, abs=0.03)
+
+
+def test_a_line_without_light_is_no_empty_line(rng: np.random.Generator) -> None:
+    """A gain of zero explains dark samples well; no laser has such a pulse."""
+    tables, _ = line_setup(rng)
+    samples = np.rint(rng.normal(0, 0.6, 80)).astype(np.int16)
+    out = np.empty((1, 8))
+    kernels.fit_lines(samples, 0, np.array([4.75]), tables, (-1e9, 1e9), (1 / 0.02**2, 1.0), 300.0, out)
+    assert out[0, 2] < 0.05
+
+
+@pytest.mark.parametrize("reach", [0, 1, 3])
+def test_mask_takes_neighbours_with_it(reach: int) -> None:
+    misfit = np.zeros(20, np.float32)
+    misfit[[4, 11, 12]] = 20
+    out = np.empty(20, np.float32)
+    kernels._mask(misfit, np.float32(12), reach, np.ones(20, np.float32), out)
+    expected = np.array([np.abs(j - np.array([4, 11, 12])).min() > reach for j in range(20)])
+    np.testing.assert_array_equal(out > 0, expected)
+
+
+def test_block_delay_ignores_stray_lines(rng: np.random.Generator) -> None:
+    fits = np.zeros((40, 8))
+    fits[:, 0], fits[:, 1], fits[:, 2] = rng.normal(0.2, 0.01, 40), 1e-4, 1.0
+    fits[7, 0], fits[8, 2], fits[9, 1] = 0.9, 0.0, np.inf
+    out = np.empty(4)
+    kernels.block_delay(fits, 1.0, out)
+    good = np.delete(fits[:, 0], [7, 8, 9])
+    assert out[0] == pytest.approx(good.mean(), abs=1e-3)
+    assert 0.8 * 1e-4 / 37 < out[1] < 4 * 1e-4 / 37
+    assert out[3] == pytest.approx(37 / 40)
+
+
+def test_detect_rows_counts_in_standard_deviations(rng: np.random.Generator) -> None:
+    """Oracle: the sums written out, from the residuals of fit_line."""
+    tables, light = line_setup(rng)
+    starts = np.array([2.2, 64.6, 127.3, 189.9])
+    samples = np.zeros(260, dtype=np.int16)
+    for start in starts:
+        k = np.arange(int(np.ceil(start)), int(np.ceil(start)) + 60)
+        samples[k] = np.rint(light(k - start) + rng.normal(0, 0.7, 60))
+    samples[[85, 86, 87]] += 5
+    root = np.where(np.arange(60) < 40, np.sqrt(tables[4]), 0).astype(np.float32)
+    counts = np.full((9, 8), 5, np.float32)
+    out, lines = np.zeros((1, 8), np.float32), np.zeros(2, np.int64)
+    args = tables, (-1e9, 1e9), (1e4, 1e4), 1e9
+    kernels.detect_rows(samples, 0, starts, 4, 5, tables, root, counts, *args[1:], out, lines)
+    z = []
+    for start in starts:
+        first, work, fit = int(np.ceil(start)), np.empty((4, 60), np.float32), np.empty(4)
+        row = int((first - start) * 8 + 0.5)
+        kernels.fit_line(samples, first, first % 8, first - start - row / 8, row, *args, work, fit)
+        z.append(work[1][:40] * root[row][:40])
+    z = np.array(z, dtype=float).reshape(4, 8, 5)
+    mean = np.abs(z.sum(axis=(0, 2))) / np.sqrt(20)
+    k = 2 / (9 * 20)
+    energy = (((z**2).sum(axis=(0, 2)) / 20) ** (1 / 3) - (1 - k)) / np.sqrt(k)
+    np.testing.assert_allclose(out[0], np.maximum(mean, np.where(energy > 1, energy, 0)), rtol=0.02, atol=0.02)
+    assert list(lines) == [4, 0]
+    assert out[0, 4] > 5 > np.delete(out[0], 4).max()
+
+
+def test_count_on_rail() -> None:
+    samples = np.array([-5, -3, 0, 7, 8], dtype=np.int8)
+    assert kernels.count_on_rail(samples, -3, 7) == 4
+    assert kernels.count_on_rail(samples, -6, 9) == 0
