@@ -7,6 +7,8 @@ from numba import njit
 
 # Most interleaved converters looked for; the correction tables repeat with this period.
 CONVERTERS = 8
+# What the filter of the clock knows beforehand of its deviations from a straight line through the ends [samples²].
+START_VARIANCE, PERIOD_VARIANCE = 1e4, 1.0
 
 
 @njit(nogil=True, cache=True)
@@ -126,7 +128,7 @@ def kalman(line, values, variance, place_walk, period_walk, state, covariance, w
     """
     columns = values.shape[1]
     x = np.zeros((columns, 2))
-    p00, p01, p11 = 1e8, 0.0, 1.0
+    p00, p01, p11 = START_VARIANCE, 0.0, PERIOD_VARIANCE
     logarithms = 0.0
     seen = 0
     for i in range(line.shape[0]):

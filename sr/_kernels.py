@@ -138,7 +138,7 @@ def _fit_robust(x, y, p, q, w, dark, reach, low, high, priors, slope_start, off_
     """Fit baseline, gain and delay on the empty positions of a line that holds something else too.
 
     Positions far from the empty line, ``reach`` neighbours on either side and samples ``x`` on a rail get no weight.
-    The fit starts from the predicted clock, nominal gain and the dark baseline, and tightens its tolerance step by step.
+    The fit starts from the predicted clock, nominal gain and the dark baseline, and tightens its tolerance in steps.
     Return (variance of the slope coefficient, share of the line's timing information that was left).
     """
     width = y.shape[0]
@@ -353,8 +353,8 @@ def track_blocks(
             misses = 0
             updates += 1
             k = updates
-            alpha = max(2.0 * (2.0 * k - 1.0) / (k * (k + 1.0)), 0.3)
-            beta = max(6.0 / (k * (k + 1.0)), 0.03) if k > 1 else 0.0
+            alpha = max(2.0 * (2.0 * k - 1.0) / (k * (k + 1.0)), 0.5)
+            beta = max(6.0 / (k * (k + 1.0)), 0.12) if k > 1 else 0.0
             start += min(alpha, 1.0) * mean[0]
             period += beta * mean[0] / (block_lines * stride)
         else:

@@ -183,8 +183,11 @@ def _phase_bins(starts: Sequence[np.ndarray]) -> int:
     phase = np.concatenate([s - np.floor(s) for s in starts])
     slices = np.concatenate([16 * i + np.arange(s.size) * 16 // s.size for i, s in enumerate(starts)])
     for bins in (16, 8, 4, 2):
-        met = np.unique((phase * bins).astype(int) % bins * 16 * len(starts) + slices) // (16 * len(starts))
-        if np.bincount(met, minlength=bins).min() >= _TIMES_MET:
+        times = []
+        for shift in (0.0, 0.5):  # phases on the border of two bins must not count for both
+            met = np.unique((phase * bins + shift).astype(int) % bins * 16 * len(starts) + slices) // (16 * len(starts))
+            times.append(np.bincount(met, minlength=bins).min())
+        if min(times) >= _TIMES_MET:
             return bins
     return 1
 
@@ -216,7 +219,7 @@ def _refine(spans: Sequence[Span], background: Background, *, register_lines: bo
     """
     tables = line_tables(background)
     period = background.period_samples
-    pieces, periods, line_starts, free_fits = [], [], [], []
+    fitted, periods, line_starts, free_fits, baselines = [], [], [], [], []
     most_lines = max(_LINES_PER_SPAN, _MOST_LINES // len(spans)) if register_lines else _LINES_PER_SPAN
     for span in spans:
         samples = span.samples[: int((most_lines + 1) * period)]
@@ -235,7 +238,7 @@ def _refine(spans: Sequence[Span], background: Background, *, register_lines: bo
         chi2 = np.where(np.isfinite(fits[:, 1]), fits[:, 5], np.inf)
         emptiest = np.quantile(chi2, 0.2)
         empty = chi2 <= 1.3 * emptiest
-        fits[:, 3] -= np.median(fits[empty, 3])  # a baseline is relative: the emptiest lines have none
+        baselines.append(fits[empty, 3])
         phase = np.ceil(starts[:-1]) - starts[:-1]
         _take_out_phase(fits, phase, empty)
         if empty.sum() >= 8:
@@ -248,16 +251,18 @@ def _refine(spans: Sequence[Span], background: Background, *, register_lines: bo
             credible = std**2 / (std**2 + fits[:, noise]) if register_lines else np.zeros(len(fits))
             mean = 1.0 if column == 4 else 0.0
             fits[:, column] = mean + credible * (fits[:, column] - mean)
-        pieces.append(_unfold(span.origin, samples, starts, fits, trust, background.code_limits))
+        fitted.append((span.origin, samples, starts, fits, trust))
         periods.append((starts[-1] - starts[0], starts.size - 1))
         line_starts.append(starts)
-    if not pieces:
+    if not fitted:
         raise SignalError(
             "the line clock could not be followed: no stretch shows the same empty line again and again; "
             "check that laser and digitiser ran steadily"
         )
     period = sum(p for p, _ in periods) / sum(n for _, n in periods)
+    pieces = [_unfold(*parts, background.code_limits) for parts in fitted]
     tau, code, converter, baseline, gain, trust = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+    baseline -= np.median(np.concatenate(baselines))  # a baseline is relative: the emptiest lines have none
     free = np.concatenate(free_fits) if free_fits else np.empty((0, 8))
     background = replace(
         background,
@@ -348,7 +353,9 @@ def _fit_empty_line(
     margin = max(1, round(profile.knots / period / 8))
     censored = ndimage.binary_dilation(np.tile(censored, 3), iterations=margin)[censored.size : 2 * censored.size]
     residual = light - profile.light(tau)
-    sure = trust > 0.3
+    sure = (trust > 0.3) & (line_trust > 0.7)  # a cell's faint skirt looks like noise
+    if sure.mean() < 0.05:
+        sure = trust > 0.3
     noise = _fit_noise(profile, tau[sure], residual[sure], old.noise)
     return place_line_start(
         replace(

@@ -87,6 +87,16 @@ def significance_map(
     return out, int(counted[0])
 
 
+def _bridge_unknown(near: np.ndarray, known: np.ndarray) -> None:
+    """Join, in place, what lies on both sides of columns in which nothing can be seen (saturated light)."""
+    edges = np.diff(np.pad(~known, 1).astype(np.int8))
+    for first, stop in zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1), strict=True):
+        if first > 0 and stop < known.size:
+            before, after = max(first - 2, 0), min(stop + 2, known.size)
+            joined = near[:, before:first].any(axis=1) & near[:, stop:after].any(axis=1)
+            near[joined, first - 1 : stop + 1] = True
+
+
 def find_events(
     significance: np.ndarray, first_line: int, columns: int, *, min_significance: float = START_SIGNIFICANCE
 ) -> list[Event]:
@@ -105,6 +115,7 @@ def find_events(
     # a row or two in which an object hides (its edge falls between samples) do not part it; columns part neighbours
     pad = GAP_ROWS
     near |= ndimage.binary_closing(np.pad(near, pad), np.ones((GAP_ROWS + 1, 1)))[pad:-pad, pad:-pad]
+    _bridge_unknown(near, np.asarray(significance.any(axis=0)))
     labels, _ = ndimage.label(near, structure=np.ones((3, 3)))
     events = []
     for label, box in enumerate(ndimage.find_objects(labels), start=1):

@@ -13,13 +13,15 @@ import numpy as np
 from .background import Background
 from .errors import SignalError
 from .line_fit import LineTables
-from .period import MIN_LINES
+from .period import MIN_LINES, find_period
 from .tracking import correlate_start, credible_variance, follow_blocks, phase_terms, smooth_blocks
 
 BLOCK_LINES = 64
 # From this many lines on, every fourth block is measured: the period's error doubles, far below the wander by then.
 DENSE_LINES = 1 << 18
 SPARSE_STRIDE = 4
+# Blocks on which the first period is tried.
+_FIRST_BLOCKS = 8
 # A start whose lines correlate less with the empty line is none.
 WEAKEST_START = 0.3
 # Samples read at a time; fixed, so that the result does not depend on how a caller cuts the capture.
@@ -145,6 +147,7 @@ def measure_segment_clock(
                 position += samples.size
                 continue
             start, updates = position + offset, 0
+            period = _local_period(samples, position, start, background, tables, block_lines)
             line += 0 if np.isnan(lost_at) else round((start - lost_at) / period)
         blocks, start, period, updates, advanced, lost = follow_blocks(
             samples, position, start, period, tables,
@@ -161,6 +164,27 @@ def measure_segment_clock(
         else:
             position = max(int(start) - 2, position + 1)
     return _segment_clock(np.concatenate(measured), first, stop, background, block_lines)
+
+
+def _local_period(
+    samples: np.ndarray, origin: int, start: float, background: Background, tables: LineTables, block_lines: int
+) -> float:
+    """Period to set out with: the background's, or that of these samples where it leads on better (drift)."""
+    period = background.period_samples
+    few = samples[: int(_FIRST_BLOCKS * block_lines * period)]
+    try:
+        local = find_period(few)[0]
+    except SignalError:
+        return period
+    if abs(local - period) > 2e-3 * period:
+        return period
+    scatter = []
+    for guess in (period, local):
+        blocks, *_ = follow_blocks(
+            few, origin, start, guess, tables, block_lines=block_lines, gain_std=3 * background.gain_std
+        )
+        scatter.append(float(np.mean(np.minimum(blocks[:, 2], 1.0))) if len(blocks) else np.inf)
+    return local if scatter[1] < 0.5 * scatter[0] else period
 
 
 def _segment_clock(blocks: np.ndarray, first: int, stop: int, background: Background, block_lines: int) -> SegmentClock:

@@ -91,8 +91,11 @@ def find_period(samples: np.ndarray) -> tuple[float, float]:
             "nothing in the signal repeats, so there is no line period: no laser pulses, or pure noise; "
             "check the light, the digitiser's input and the sample format"
         )
-    first = float(lags[interior[lags] >= REPEAT_SHARE * best][0])
-    return _follow_multiples(correlation, first), best
+    first = int(lags[interior[lags] >= REPEAT_SHARE * best][0])
+    # ripple on the pulse makes peaks of its own beside the true one, which is the highest of them
+    beside = lags[(lags >= first) & (lags < 1.4 * first)]
+    highest = float(beside[np.argmax(interior[beside])])
+    return _follow_multiples(correlation, highest), best
 
 
 def _follow_multiples(correlation: np.ndarray, first_lag: float) -> float:

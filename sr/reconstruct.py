@@ -197,8 +197,8 @@ def reconstruct(
         Waveform [codes], ``origin`` the digitiser's index of its first sample; holds the lines below, as far as they
         exist.
     starts : ndarray of shape (N,), float64
-        Predicted starts of consecutive lines, from line ``first_line`` on; give a few more lines on either side than the
-        window has, ``3 · grid.sigma_lines``.
+        Predicted starts of consecutive lines, from line ``first_line`` on; give a few more lines on either side than
+        the window has, ``3 · grid.sigma_lines``.
     rows : (float, float)
         First and last line of the window.
     tau : (float, float)

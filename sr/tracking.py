@@ -14,11 +14,10 @@ from .line_fit import LineTables
 WANDER_EVIDENCE = 6.0
 # Windows of lines in which a start is looked for.
 _START_WINDOWS = 16
+_NEARLY_BEST = 0.05
 # What an error of the profile adds to a block's place, in variances of a typical block: it was measured on far more
 # lines than a block has.
 _PROFILE_SHARE = 0.1
-# Drift is sought up to some times this deviation from a straight line.
-_WIDE_SAMPLES = 1e3
 
 
 def correlate_start(samples: np.ndarray, background: Background, *, lines: int = 32) -> tuple[float, float]:
@@ -31,8 +30,8 @@ def correlate_start(samples: np.ndarray, background: Background, *, lines: int =
     background : Background
         Empty line.
     lines : int, optional
-        Lines folded into one before they are correlated with the profile; of up to 16 such windows the one that
-        correlates best decides, since a cell may fill any of them.
+        Lines folded into one before they are correlated with the profile; of up to 16 such windows the first one
+        that correlates nearly best decides, since a cell may fill any of them.
 
     Returns
     -------
@@ -48,7 +47,7 @@ def correlate_start(samples: np.ndarray, background: Background, *, lines: int =
     model = (model - model.mean()) * np.sign(background.interleave_gain[0])
     place = np.minimum((np.arange(length) / period_samples % 1.0 * bins).astype(int), bins - 1)
     count = np.bincount(place, minlength=bins)
-    best = (0.0, -1.0)
+    found = []
     for window in range(max(1, min(_START_WINDOWS, samples.size // max(length, 1)))):
         first = window * length
         used = samples[first : first + length].astype(np.float64)
@@ -58,9 +57,9 @@ def correlate_start(samples: np.ndarray, background: Background, *, lines: int =
         correlation = np.fft.irfft(spectrum, bins)
         lag = int(np.argmax(correlation))
         strength = float(correlation[lag] / max(np.linalg.norm(fold) * np.linalg.norm(model), 1e-30))
-        if strength > best[1]:
-            best = ((first + lag * period_samples / bins) % period_samples, strength)
-    return best
+        found.append(((first + lag * period_samples / bins) % period_samples, strength))
+    best = max(strength for _, strength in found)
+    return next((start, strength) for start, strength in found if strength >= best - _NEARLY_BEST)
 
 
 def phase_terms(place: np.ndarray, period: float, block_lines: int, orders: int = 4) -> np.ndarray:
@@ -191,6 +190,8 @@ def smooth_blocks(
     x = (line - line[0]) / half - 1
     bends = np.stack([x**2, x**3], axis=1)
     bend_slopes = np.stack([2 * x, 3 * x**2], axis=1) / half
+    good = _without_strays(x, place - reference, variance, good)
+    variance[~good] = np.inf
     for _ in range(4):
         typical = float(np.median(variance[good]))
         chosen = _most_likely(line, place - reference, variance, bends, terms, typical)
@@ -217,7 +218,27 @@ def smooth_blocks(
         mean_period_variance = chosen.covariance[-1, 2] + turn @ chosen.share_covariance @ turn
     state[:, 0] += reference
     state[:, 1] += slope
-    return SmoothClock(state, covariance, *chosen.walks, float(np.sqrt(mean_period_variance)))
+    return SmoothClock(state, covariance, *chosen.walks, float(np.sqrt(max(mean_period_variance, 0.0))))
+
+
+def _without_strays(x: np.ndarray, deviation: np.ndarray, variance: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """Leave out blocks far from the cubic on which most blocks lie; all stay where they lie on none."""
+    if good.sum() < 10:
+        return good
+    columns = x[good, None] ** np.arange(4) / np.sqrt(variance[good, None])
+    y = deviation[good] / np.sqrt(variance[good])
+    weight = np.ones(y.size)
+    for _ in range(12):  # least absolute deviations
+        scaled = columns * weight[:, None]
+        solution = np.linalg.solve(scaled.T @ columns + 1e-12 * np.eye(4), scaled.T @ y)
+        normal = np.abs(y - columns @ solution)
+        weight = 1 / np.maximum(normal, 0.1)
+    near = normal < 8
+    if near.mean() < 0.8 or np.median(normal) > 1.2:  # the clock is no cubic
+        return good
+    kept = good.copy()
+    kept[good] = near
+    return kept
 
 
 @dataclass(frozen=True)
@@ -239,12 +260,13 @@ def _most_likely(
     """The model of :func:`smooth_blocks` that explains the blocks best, a simpler one where it does nearly."""
     steps = float(np.median(np.diff(line)))
     grid = typical * 10.0 ** np.arange(-8, 3)
+    wide = max(1.0, 2 * float(np.ptp(deviation[np.isfinite(variance)])))
     best = None
     # units of the grids: a wander that moves the clock by its own block noise between two blocks
     families = [[(0.0, 0.0)], [(q / steps, 0.0) for q in grid], [(0.0, q / steps**3) for q in grid]]
     for order in range(bends.shape[1] + 1):
         columns = np.concatenate([deviation[:, None], bends[:, :order], terms], axis=1)
-        prior = np.r_[np.full(order, _WIDE_SAMPLES**2), np.full(terms.shape[1], _PROFILE_SHARE * typical)]
+        prior = np.r_[np.full(order, wide**2), np.full(terms.shape[1], _PROFILE_SHARE * typical)]
         for family in families:
             fits = [_filtered(line, columns, variance, walks, prior, order) for walks in family]
             fit = max(fits, key=lambda f: f.likelihood)

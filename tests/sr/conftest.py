@@ -142,9 +142,7 @@ def process(
     code_limits: tuple[int, int] | None = None,
 ) -> Processed:
     """The room's whole way, from samples to events."""
-    background = measure_background(
-        spans(samples, first), dark_level_codes=dark_level_codes, code_limits=code_limits
-    )
+    background = measure_background(spans(samples, first), dark_level_codes=dark_level_codes, code_limits=code_limits)
     tables = line_tables(background)
     clock = measure_segment_clock(
         lambda a, b: samples[a - first : b - first], first, first + samples.size, background, tables

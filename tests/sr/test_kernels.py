@@ -70,7 +70,7 @@ def test_kalman_and_smoother_are_generalised_least_squares(
     logs = calibration.kalman(line, values, variance, *walks, state, covariance, white)
     # prior precision of the chain of states, then the measurements'
     precision = np.zeros((18, 18))
-    precision[:2, :2] = np.diag([1e-8, 1.0])
+    precision[:2, :2] = np.diag([1 / calibration.START_VARIANCE, 1 / calibration.PERIOD_VARIANCE])
     place_walk, period_walk = walks
     for i in range(1, 9):
         m = line[i] - line[i - 1]
@@ -107,6 +107,7 @@ def test_unfold_lines_gives_each_sample_its_place() -> None:
 
 def line_setup(rng: np.random.Generator, width: int = 60) -> tuple:
     """Tables of a smooth pulse over 8 phases, and a function that makes a line of it."""
+
     def light(tau: np.ndarray) -> np.ndarray:
         return 80 * np.exp(-0.5 * ((tau - 20) / 5) ** 2)
 
