@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from ..acquisition import Capture, Segment, open_capture
 from ..classify import measure_cell, segment_cell
@@ -100,8 +101,8 @@ def score_kernels(job: Job, segment: Segment, clock: SegmentClock, event: Event)
 
 def measure_events(
     job: Job, grid: Grid, segment: Segment, clock: SegmentClock, events: list[Event]
-) -> list[Cell | None]:
-    """Image, segment and measure events; None for one in which no cell is left on closer sight."""
+) -> list[list[Cell]]:
+    """Image, segment and measure events: the cells of each, none where nothing is left on closer sight."""
     with _open(job) as capture:
         return [_measure_event(job, capture, grid, segment, clock, event) for event in events]
 
@@ -177,12 +178,36 @@ def _window(
 
 def _measure_event(
     job: Job, capture: Capture, grid: Grid, segment: Segment, clock: SegmentClock, event: Event
-) -> Cell | None:
+) -> list[Cell]:
     image, mask = _image_and_mask(job, capture, grid, segment, clock, event)
-    if not mask.any():
-        return None
-    features = measure_cell(mask, image.transmission, image.known, pixel_um=_pixel_um(job, grid))
-    return _cell(job, segment, clock, event, image, mask, features)
+    cells = []
+    for part in separate_parts(mask, job.settings.cells.min_area_px):
+        features = measure_cell(part, image.transmission, image.known, pixel_um=_pixel_um(job, grid))
+        cells.append(_cell(job, segment, clock, event, image, part, features))
+    return cells
+
+
+def separate_parts(mask: np.ndarray, min_area_px: int) -> list[np.ndarray]:
+    """Masks of the cells in a mask: its connected parts, those that lie mostly within each other's boxes kept as one.
+
+    Neighbours whose blurred feet touch make one event, yet their outlines stand apart.
+    """
+    labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    parts: list[np.ndarray] = []
+    for number in sorted(range(1, count + 1), key=lambda n: -int((labels == n).sum())):
+        part = labels == number
+        host = next((i for i, other in enumerate(parts) if _mostly_within(part, other)), None)
+        if host is not None:
+            parts[host] = parts[host] | part
+        elif part.sum() >= min_area_px:
+            parts.append(part)
+    return parts
+
+
+def _mostly_within(part: np.ndarray, other: np.ndarray) -> bool:
+    rows, columns = (np.flatnonzero(other.any(axis=axis)) for axis in (1, 0))
+    box = part[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return bool(box.sum() > 0.5 * part.sum())
 
 
 def _image_and_mask(

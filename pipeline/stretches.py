@@ -93,9 +93,9 @@ def process_stretch(job: Job, stretch: Stretch, state: State, execution: Executi
     grid = grid_of(job, state.kernel)
     batches = [events[i : i + _BATCH_EVENTS] for i in range(0, len(events), _BATCH_EVENTS)]
     calls = [(job, grid, stretch.segment, stretch.clock, batch) for batch in batches]
-    measured = [cell for batch in execution.run(measure_events, calls) for cell in batch] if calls else []
-    found = [cell for cell in measured if cell is not None]
-    state.counts["events_without_cell"] += len(measured) - len(found)
+    measured = [cells for batch in execution.run(measure_events, calls) for cells in batch] if calls else []
+    found = [cell for cells in measured for cell in cells]
+    state.counts["events_without_cell"] += sum(not cells for cells in measured)
     found.sort(key=lambda cell: (cell.row["line_first"], cell.row["position_samples"]))
     cells = []
     for cell in found:

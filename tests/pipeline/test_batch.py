@@ -16,6 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from stretchscope.acquisition import CaptureMetadata, CaptureWriter, open_capture
+from stretchscope.acquisition.optics import Instrument
+from stretchscope.acquisition.simulate import simulate_capture
+from stretchscope.data.phantoms import StampScene, place
+from stretchscope.data.stamps import disc_stamps
 from stretchscope.pipeline import stretches
 from stretchscope.pipeline.batch import process_capture
 from stretchscope.pipeline.demo import match_cells
@@ -228,3 +232,17 @@ def test_nothing_is_written_into_a_folder_that_cannot_be(simulated: Path, tmp_pa
     with pytest.raises(OutputError, match="cannot be written"):
         process_capture(simulated, blocked / "results")
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("along_flow", [False, True])
+@pytest.mark.parametrize("gap_um", [2.0, 3.0, 4.0])
+def test_neighbours_are_told_apart(tmp_path: Path, gap_um: float, along_flow: bool) -> None:
+    """Two discs of 8 µm, their edges 2 to 4 µm apart, in the same lines or one after the other."""
+    step = np.array([0.0, 8.0 + gap_um])
+    x, y = (np.full(2, 24.0), 60 + step) if along_flow else (18 + step, np.full(2, 60.0))
+    discs = place(disc_stamps(), x_um=x, y_um=y, diameter_um=8.0, contrast=0.4)
+    path = tmp_path / "two.h5"
+    simulate_capture(path, StampScene.of(disc_stamps(), discs), Instrument(), lines=1_500, seed=7)
+    process_capture(path, tmp_path / "results")
+    rows = rows_of(tmp_path / "results", "two")
+    assert [float(r["area_um2"]) for r in rows] == pytest.approx([np.pi * 16] * 2, rel=0.1)
