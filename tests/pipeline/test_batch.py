@@ -205,13 +205,15 @@ def test_gaps_are_kept_apart(simulated: Path, results: Path, tmp_path: Path) -> 
         assert int(row["line_first"]) - int(twin["line_first"]) in (-2, -1, 0)
 
 
+@pytest.mark.filterwarnings("ignore")  # a slow machine makes Dask warn of slow starts and late ends
 def test_a_distributed_scheduler_gives_the_same_bytes(simulated: Path, results: Path, tmp_path: Path) -> None:
     from distributed import Client, LocalCluster
 
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
-        Client(cluster),
-    ):
+    try:
+        cluster = LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)
+    except (OSError, RuntimeError, TimeoutError) as error:
+        pytest.skip(f"Dask cannot start workers here: {error}")
+    with cluster, Client(cluster):
         process_capture(simulated, tmp_path, execution=Execution(scheduler=cluster.scheduler_address))
     assert (tmp_path / "simulated.csv").read_bytes() == (results / "simulated.csv").read_bytes()
 
