@@ -100,7 +100,7 @@ def converter_sums(code, expected, converter, weights, sums):
 def unfold_lines(samples, origin, starts, fits, low, high, tau, value, converter, line):
     """Equivalent-time samples of whole lines: position on the line, code, converter and line of every sample.
 
-    starts: float64 (N + 1,), predicted; fits: float64 (N, 8) of :func:`fit_lines`, whose delay is added.
+    starts: float64 (N + 1,), predicted; fits: float64 (N, 9) of :func:`fit_lines`, whose delay is added.
     A line with an infinite variance, and samples on a rail, are marked by converter = -1. Return the number written.
     """
     count = 0

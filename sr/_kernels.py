@@ -139,7 +139,9 @@ def _fit_robust(x, y, p, q, w, dark, reach, low, high, priors, slope_start, off_
 
     Positions far from the empty line, ``reach`` neighbours on either side and samples ``x`` on a rail get no weight.
     The fit starts from the predicted clock, nominal gain and the dark baseline, and tightens its tolerance in steps.
-    Return (variance of the slope coefficient, share of the line's timing information that was left).
+    Return (variance of the slope coefficient, share of the line's timing information that was left, chi-square of the
+    positions with weight, scaled to a whole line); fit[4] is the light missing from the others [codes·samples].
+    Residuals of all positions are left in ``residual``.
     """
     width = y.shape[0]
     gram = np.empty(6)
@@ -181,11 +183,23 @@ def _fit_robust(x, y, p, q, w, dark, reach, low, high, priors, slope_start, off_
             _sums(y, p, q, masked_w, gram, right)
             b = right[0] / max(gram[0], 1e-9)
         fit[0], fit[1], fit[2], fit[3] = b, 0.0, slope_start, 1e6
-        return 1e6, 0.0
-    information = 0.0
+        masked_w[:] = 0.0
+        variance = 1e6
+    chi2 = float(_residual(y, p, q, w, fit, residual))
+    information, missing, used_chi2, used, weighted = 0.0, 0.0, 0.0, 0, 0
     for j in range(width):
-        information += masked_w[j] * q[j] * q[j]
-    return variance, information / max(full_information, 1e-30)
+        if masked_w[j] > 0:
+            information += masked_w[j] * q[j] * q[j]
+            used_chi2 += masked_w[j] * residual[j] * residual[j]
+            used += 1
+        elif off_rail[j] > 0:
+            missing -= residual[j]
+        weighted += w[j] > 0
+    fit[4] = missing
+    share = information / max(full_information, 1e-30)
+    if used > 0:  # a line of which little is left to fit may be something else altogether
+        chi2 = min(chi2, used_chi2 * weighted / used / max(share * share, 1e-6))
+    return variance, share, chi2
 
 
 @njit(nogil=True, cache=True)
@@ -194,12 +208,13 @@ def fit_line(samples, first, converter, epsilon, row, tables, limits, priors, ch
 
     tables = (scale, shift, p, q, w, dark, gram, reach); priors = (1/var of gain change, 1/var of
     delay) [1, 1/samples²]; work: float32 (4, W). Residuals of all positions are left in work[1].
-    Return (variance of slope, information share, chi-square, samples on a rail).
+    Return (variance of slope, information share, chi-square of what was fitted, samples on a rail).
     """
     scale, shift, profiles, slopes, weights, darks, grams, reach = tables
     p, q, w = profiles[row], slopes[row], weights[row]
     y, residual, masked_w = work[0], work[1], work[2]
     on_rail = _load(samples, first, converter, scale, shift, p, limits[0], limits[1], y)
+    fit[4] = 0.0
     right = np.empty(3)
     variance, share, chi2 = 0.0, 1.0, 0.0
     clean = False
@@ -211,11 +226,10 @@ def fit_line(samples, first, converter, epsilon, row, tables, limits, priors, ch
         # no pulse is that bright or dim, however well a line without one is explained
         clean = chi2 < chi2_limit and fit[1] * fit[1] * priors[0] < 64.0
     if not clean:
-        variance, share = _fit_robust(
+        variance, share, chi2 = _fit_robust(
             samples[first : first + y.shape[0]], y, p, q, w, darks[row], reach, limits[0], limits[1], priors, epsilon,
             work[3], masked_w, residual, fit,
         )  # fmt: skip
-        chi2 = _residual(y, p, q, w, fit, residual)
         if on_rail > 0:  # what is on a rail is not known to differ from the empty line
             for j in range(y.shape[0]):
                 if samples[first + j] <= limits[0] or samples[first + j] >= limits[1]:
@@ -228,14 +242,14 @@ def fit_lines(samples, origin, starts, tables, limits, priors, chi2_limit, out):
     """Fit lines at predicted starts; ``samples[0]`` is sample ``origin`` of the digitiser.
 
     starts: float64 (N,), predicted line starts in digitiser samples.
-    out: float64 (N, 8): delay against the prediction [samples], its variance, information share, baseline [codes],
-    gain, chi-square, samples on a rail, variance of the gain. Lines not wholly in ``samples``
-    get variance inf.
+    out: float64 (N, 9): delay against the prediction [samples], its variance, information share, baseline [codes],
+    gain, chi-square of what was fitted, samples on a rail, variance of the gain, light missing [codes·samples]. Lines
+    not wholly in ``samples`` get variance inf.
     """
     profiles = tables[2]
     phases, width = profiles.shape[0] - 1, profiles.shape[1]
     work = np.empty((4, width), dtype=np.float32)
-    fit = np.empty(4)
+    fit = np.empty(5)
     for n in range(starts.shape[0]):
         first = math.ceil(starts[n])
         tau = first - starts[n]
@@ -259,6 +273,7 @@ def fit_lines(samples, origin, starts, tables, limits, priors, chi2_limit, out):
         out[n, 5] = chi2
         out[n, 6] = on_rail
         out[n, 7] = fit[3]
+        out[n, 8] = fit[4]
 
 
 @njit(nogil=True, cache=True)
@@ -319,13 +334,13 @@ def track_blocks(
     """Follow the line clock through ``samples`` in blocks of lines, from a predicted start and period.
 
     Each block is fitted where the clock so far predicts it; the prediction is a growing-memory straight line that
-    settles to a gentle loop. ``updates`` blocks were already averaged. out: float64 (blocks, 5): line index of the
+    settles to a gentle loop. ``updates`` blocks were already averaged. out: float64 (blocks, 6): line index of the
     measurement counted from the first block's first line, its place [samples], variance, median chi-square,
-    median gain.
+    median gain, mean light missing from a line.
     Stops after a block whose next one would start beyond ``last_start`` or when the clock is lost.
     Return (blocks done, next start, period, updates, lines advanced, lost).
     """
-    fits = np.empty((block_lines, 8))
+    fits = np.empty((block_lines, 9))
     starts = np.empty(block_lines)
     mean = np.empty(4)
     line = 0
@@ -348,6 +363,7 @@ def track_blocks(
         out[block, 2] = mean[1] if found else np.inf
         out[block, 3] = np.median(fits[:, 5])
         out[block, 4] = np.median(fits[:, 4])
+        out[block, 5] = np.mean(fits[:, 8])
         block += 1
         if found:
             misses = 0
@@ -393,7 +409,7 @@ def detect_rows(
     work = np.empty((4, width), dtype=np.float32)
     total, square = np.empty(lit, np.float32), np.empty(lit, np.float32)
     number = np.empty(bins, np.float32)
-    fit = np.empty(4)
+    fit = np.empty(5)
     for row in range(out.shape[0]):
         total[:], square[:], number[:] = 0.0, 0.0, 0.0
         for n in range(row * row_lines, min((row + 1) * row_lines, starts.shape[0])):
@@ -454,7 +470,7 @@ def grid_lines(
     """Spread the samples of lines over an image, each at its true place, by weighted least squares per pixel.
 
     Pixel value = numerator / weight estimates the transmission with Gaussian weights in line and position times the
-    light's squared signal to noise; square / weight² is its variance. starts: float64 (N,); fits: float64 (N, 8);
+    light's squared signal to noise; square / weight² is its variance. starts: float64 (N,); fits: float64 (N, 9);
     light, variance, usable: tables over τ from ``table_start`` on, ``steps_per_sample`` of them per sample.
     line_of_row: float64 (R,) uniform, counted from starts[0]; tau_of_column: float64 (C,), uniform.
     """

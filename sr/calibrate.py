@@ -263,7 +263,7 @@ def _refine(spans: Sequence[Span], background: Background, *, register_lines: bo
     pieces = [_unfold(*parts, background.code_limits) for parts in fitted]
     tau, code, converter, baseline, gain, trust = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
     baseline -= np.median(np.concatenate(baselines))  # a baseline is relative: the emptiest lines have none
-    free = np.concatenate(free_fits) if free_fits else np.empty((0, 8))
+    free = np.concatenate(free_fits) if free_fits else np.empty((0, 9))
     background = replace(
         background,
         gain_std=float(np.clip(_excess(free[:, 4], free[:, 7]), 0.002, 0.2)) if free_fits else background.gain_std,

@@ -14,7 +14,7 @@ from .background import Background
 from .errors import SignalError
 from .line_fit import LineTables
 from .period import MIN_LINES, find_period
-from .tracking import correlate_start, credible_variance, follow_blocks, phase_terms, smooth_blocks
+from .tracking import correlate_start, credible_variance, disturbances, follow_blocks, smooth_blocks
 
 BLOCK_LINES = 64
 # From this many lines on, every fourth block is measured: the period's error doubles, far below the wander by then.
@@ -190,7 +190,7 @@ def _local_period(
 def _segment_clock(blocks: np.ndarray, first: int, stop: int, background: Background, block_lines: int) -> SegmentClock:
     """Smooth the blocks and number the lines whose lit part lies wholly within the samples first … stop."""
     line, place, variance = blocks[:, 0], blocks[:, 1], credible_variance(blocks)
-    terms = phase_terms(place, background.period_samples, block_lines)
+    terms = disturbances(blocks, background.period_samples, block_lines)
     smoothed = smooth_blocks(line, place, variance, terms)
     state, covariance = smoothed.state, smoothed.covariance
     knots = slice(None) if smoothed.wanders and line.size > 2 else [0, -1]

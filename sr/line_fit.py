@@ -72,8 +72,8 @@ def line_fits(
     gain_std: float,
     delay_std: float,
 ) -> np.ndarray:
-    """Fit baseline, gain and delay of lines; see :func:`_kernels.fit_lines` for the columns of the result (N, 8)."""
-    out = np.empty((starts.size, 8))
+    """Fit baseline, gain and delay of lines; see :func:`_kernels.fit_lines` for the columns of the result (N, 9)."""
+    out = np.empty((starts.size, 9))
     priors = (1 / gain_std**2, 1 / delay_std**2)
     _kernels.fit_lines(samples, origin, starts, tables.arrays, tables.limits, priors, tables.chi2_limit, out)
     return out

@@ -14,10 +14,12 @@ from .line_fit import LineTables
 WANDER_EVIDENCE = 6.0
 # Windows of lines in which a start is looked for.
 _START_WINDOWS = 16
-_NEARLY_BEST = 0.05
-# What an error of the profile adds to a block's place, in variances of a typical block: it was measured on far more
-# lines than a block has.
-_PROFILE_SHARE = 0.1
+# A window correlates nearly best when it misses the best one's correlation by no more than this, or by this share of
+# what the best one misses a perfect one by (noise).
+_NEARLY_BEST, _NEARLY_BEST_SHARE = 0.01, 0.2
+# What may add to a block's place, in standard deviations of a typical block. An error of the profile: little, since it
+# was measured on far more lines than a block has. Light missing from its lines: what the data say.
+_PROFILE_SHARE, _MISSING_SHARE = 0.3, 10.0
 
 
 def correlate_start(samples: np.ndarray, background: Background, *, lines: int = 32) -> tuple[float, float]:
@@ -45,6 +47,7 @@ def correlate_start(samples: np.ndarray, background: Background, *, lines: int =
     length = min(samples.size, int(lines * period_samples))
     model = background.profile.light((np.arange(bins) + 0.5) * (period_samples / bins))
     model = (model - model.mean()) * np.sign(background.interleave_gain[0])
+    model_spectrum, energy_spectrum = np.conj(np.fft.rfft(model)), np.conj(np.fft.rfft(model**2))
     place = np.minimum((np.arange(length) / period_samples % 1.0 * bins).astype(int), bins - 1)
     count = np.bincount(place, minlength=bins)
     found = []
@@ -53,13 +56,15 @@ def correlate_start(samples: np.ndarray, background: Background, *, lines: int =
         used = samples[first : first + length].astype(np.float64)
         total = np.bincount(place, weights=used - used.mean(), minlength=bins)
         fold = np.divide(total, count, out=np.zeros(bins), where=count > 0)
-        spectrum = np.fft.rfft(fold) * np.conj(np.fft.rfft(model))
-        correlation = np.fft.irfft(spectrum, bins)
+        # lines that meet few phases leave bins without samples: the model counts where there are some
+        energy = np.fft.irfft(np.fft.rfft((count > 0).astype(float)) * energy_spectrum, bins)
+        correlation = np.fft.irfft(np.fft.rfft(fold) * model_spectrum, bins)
+        correlation /= np.sqrt(np.maximum(energy, 1e-3 * energy.max())) * max(float(np.linalg.norm(fold)), 1e-30)
         lag = int(np.argmax(correlation))
-        strength = float(correlation[lag] / max(np.linalg.norm(fold) * np.linalg.norm(model), 1e-30))
-        found.append(((first + lag * period_samples / bins) % period_samples, strength))
+        found.append(((first + lag * period_samples / bins) % period_samples, float(correlation[lag])))
     best = max(strength for _, strength in found)
-    return next((start, strength) for start, strength in found if strength >= best - _NEARLY_BEST)
+    enough = best - max(_NEARLY_BEST, _NEARLY_BEST_SHARE * (1 - best))
+    return next((start, strength) for start, strength in found if strength >= enough)
 
 
 def phase_terms(place: np.ndarray, period: float, block_lines: int, orders: int = 4) -> np.ndarray:
@@ -79,6 +84,18 @@ def phase_terms(place: np.ndarray, period: float, block_lines: int, orders: int 
     h, share = h[share > 0.1], share[share > 0.1]
     angle = 2 * np.pi * (place - np.floor(place))[:, None] * h
     return np.concatenate([share * np.cos(angle), share * np.sin(angle)], axis=1)
+
+
+def disturbances(blocks: np.ndarray, period: float, block_lines: int) -> np.ndarray:
+    """What can add to the blocks' places besides the clock and noise, shape (B, N), for :func:`smooth_blocks`.
+
+    The profile's error with the phase (:func:`phase_terms`), and the light missing from the lines: an AC-coupled
+    baseline rises behind a cell within the line, so that what is left of the line seems to come later.
+    """
+    missing = blocks[:, 5:6] / max(float(np.abs(blocks[:, 5]).max()), 1e-30)
+    return np.concatenate(
+        [_PROFILE_SHARE * phase_terms(blocks[:, 1], period, block_lines), _MISSING_SHARE * missing], axis=1
+    )
 
 
 def steady_clock(
@@ -163,8 +180,8 @@ def smooth_blocks(
     line, place, variance : ndarray of shape (B,), float64
         Line number (with fraction), measured start [samples] and its variance [samples²]; infinite: no measurement.
     terms : ndarray of shape (B, N), optional
-        What an error of the profile can add to the measurements, see :func:`phase_terms`; taken out of them, each
-        within the noise of a typical block.
+        What can add to the measurements, see :func:`disturbances`; taken out of them, as far as a share of one
+        standard deviation of a typical block is credible.
 
     Returns
     -------
@@ -266,7 +283,7 @@ def _most_likely(
     families = [[(0.0, 0.0)], [(q / steps, 0.0) for q in grid], [(0.0, q / steps**3) for q in grid]]
     for order in range(bends.shape[1] + 1):
         columns = np.concatenate([deviation[:, None], bends[:, :order], terms], axis=1)
-        prior = np.r_[np.full(order, wide**2), np.full(terms.shape[1], _PROFILE_SHARE * typical)]
+        prior = np.r_[np.full(order, wide**2), np.full(terms.shape[1], typical)]
         for family in families:
             fits = [_filtered(line, columns, variance, walks, prior, order) for walks in family]
             fit = max(fits, key=lambda f: f.likelihood)
@@ -317,14 +334,15 @@ def follow_blocks(
 
     Returns
     -------
-    blocks : ndarray of shape (B, 5)
-        Line (counted from the first), place [samples], variance, median chi-square, median gain of each block.
+    blocks : ndarray of shape (B, 6)
+        Of each block: line (counted from the first), place [samples], variance, median chi-square, median gain, mean
+        light missing from a line [codes·samples].
     start, period, updates, lines, lost
         State from which the next call goes on.
     """
     last_start = origin + samples.shape[0] - tables.width - 2
     most = max(0, int((last_start - start) / (block_lines * stride * period * 0.98)) + 2)
-    out = np.empty((most, 5))
+    out = np.empty((most, 6))
     priors = (1 / gain_std**2, 1.0)
     done, *state = _kernels.track_blocks(
         samples, origin, start, period, block_lines, stride, last_start, tables.arrays, tables.limits, priors,

@@ -94,7 +94,7 @@ def test_kalman_and_smoother_are_generalised_least_squares(
 
 def test_unfold_lines_gives_each_sample_its_place() -> None:
     samples = np.array([0, 1, 2, 3, 100, 5, 6, 7, 8, 9], dtype=np.int16)
-    starts, fits = np.array([20.4, 23.9, 27.2]), np.zeros((2, 8))
+    starts, fits = np.array([20.4, 23.9, 27.2]), np.zeros((2, 9))
     fits[:, 0] = 0.1, -0.2
     tau, value = np.empty(10), np.empty(10)
     converter, line = np.empty(10, np.int8), np.empty(10, np.int64)
@@ -131,7 +131,7 @@ def test_fit_lines_is_weighted_least_squares(rng: np.random.Generator) -> None:
         k = np.arange(int(np.ceil(start)), int(np.ceil(start)) + 60)
         clean = 3 + gain * light(k - start - delay)
         samples[k] = np.rint(clean + rng.normal(0, 0.6, 60))
-    out = np.empty((4, 8))
+    out = np.empty((4, 9))
     kernels.fit_lines(samples, 0, starts, tables, (-1e9, 1e9), (1 / 0.1**2, 1.0), 1e9, out)
     assert out[3, 1] == np.inf  # not in the samples
     for n, start in enumerate(starts[:3]):
@@ -154,7 +154,7 @@ def test_fit_line_looks_past_a_cell(rng: np.random.Generator) -> None:
     k = np.arange(5, 65)
     samples[k] = np.rint(light(k - 4.75 - 0.04) + rng.normal(0, 0.5, 60))
     samples[12:22] = np.rint(0.6 * samples[12:22])
-    out = np.empty((1, 8))
+    out = np.empty((1, 9))
     kernels.fit_lines(samples, 0, np.array([4.75]), tables, (-1e9, 1e9), (1 / 0.02**2, 1.0), 100.0, out)
     assert 0.1 < out[0, 2] < 0.8
     assert out[0, 0] == pytest.approx(0.04, abs=5 * np.sqrt(out[0, 1]))
@@ -165,7 +165,7 @@ def test_a_line_without_light_is_no_empty_line(rng: np.random.Generator) -> None
     """A gain of zero explains dark samples well; no laser has such a pulse."""
     tables, _ = line_setup(rng)
     samples = np.rint(rng.normal(0, 0.6, 80)).astype(np.int16)
-    out = np.empty((1, 8))
+    out = np.empty((1, 9))
     kernels.fit_lines(samples, 0, np.array([4.75]), tables, (-1e9, 1e9), (1 / 0.02**2, 1.0), 300.0, out)
     assert out[0, 2] < 0.05
 
@@ -181,7 +181,7 @@ def test_mask_takes_neighbours_with_it(reach: int) -> None:
 
 
 def test_block_delay_ignores_stray_lines(rng: np.random.Generator) -> None:
-    fits = np.zeros((40, 8))
+    fits = np.zeros((40, 9))
     fits[:, 0], fits[:, 1], fits[:, 2] = rng.normal(0.2, 0.01, 40), 1e-4, 1.0
     fits[7, 0], fits[8, 2], fits[9, 1] = 0.9, 0.0, np.inf
     out = np.empty(4)
