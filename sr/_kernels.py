@@ -296,23 +296,30 @@ def block_delay(fits, tolerance, out):
     spread = 1.4826 * np.median(np.abs(usable[:count] - centre)) + 1e-6
     total = first = index = squares = kept = 0.0
     for _ in range(2):
-        total = first = index = squares = kept = 0.0
+        total = first = index = squares = kept = steps = turn = 0.0
         for n in range(lines):
             if not (fits[n, 2] > 0.05 and np.isfinite(fits[n, 1])) or abs(fits[n, 0] - centre) > 5 * spread:
                 continue
             # the scatter floor keeps one line of the block from deciding alone
             w = 1.0 / (fits[n, 1] + 0.25 * spread * spread)
+            d, m = fits[n, 0] - centre, n - out[2]
             total += w
-            first += w * fits[n, 0]
-            index += w * n
-            squares += w * (fits[n, 0] - centre) ** 2
+            first += w * d
+            index += w * m
+            squares += w * d * d
+            steps += w * m * m
+            turn += w * m * d
             kept += 1
         if kept < 2:
             return
-        centre = first / total
+        # where the predicted period is a little off, the delays of a block lie on a slope: that is no scatter
+        lag = (turn - first * index / total) ** 2 / max(steps - index * index / total, 1e-30)
+        squares -= first * first / total + lag
+        centre += first / total
+        index = out[2] + index / total
     model = 1.0 / total
-    empirical = squares / total / max(kept - 1.0, 1.0)
-    out[0], out[1], out[2], out[3] = centre, max(model, empirical), index / total, kept / lines
+    empirical = squares / total / max(kept - 2.0, 1.0)
+    out[0], out[1], out[2], out[3] = centre, max(model, empirical), index, kept / lines
 
 
 @njit(nogil=True, cache=True)
@@ -348,6 +355,7 @@ def track_blocks(
     block = 0
     while block < out.shape[0] and start + (block_lines - 1) * period <= last_start:
         found = False
+        moved = 0.0
         for attempt in range(4):
             for n in range(block_lines):
                 starts[n] = start + n * period
@@ -358,6 +366,7 @@ def track_blocks(
             if not found or abs(mean[0]) < 0.02 or attempt == 3:
                 break
             start += mean[0]
+            moved += mean[0]
         out[block, 0] = line + mean[2]
         out[block, 1] = start + mean[2] * period + mean[0]
         out[block, 2] = mean[1] if found else np.inf
@@ -371,8 +380,9 @@ def track_blocks(
             k = updates
             alpha = max(2.0 * (2.0 * k - 1.0) / (k * (k + 1.0)), 0.5)
             beta = max(6.0 / (k * (k + 1.0)), 0.12) if k > 1 else 0.0
-            start += min(alpha, 1.0) * mean[0]
-            period += beta * mean[0] / (block_lines * stride)
+            correction = moved + mean[0]
+            start += min(alpha, 1.0) * correction - moved
+            period += beta * correction / (block_lines * stride)
         else:
             misses += 1
             if misses > 16:

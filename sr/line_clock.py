@@ -195,14 +195,18 @@ def _segment_clock(blocks: np.ndarray, first: int, stop: int, background: Backgr
     state, covariance = smoothed.state, smoothed.covariance
     knots = slice(None) if smoothed.wanders and line.size > 2 else [0, -1]
     period = state[:, 1] if smoothed.place_walk == 0 else np.gradient(state[:, 0], line)
+    # lines that slide past less than a whole sample: how far they slid is known as well as the slope between samples
+    slide = abs(background.period_samples - round(background.period_samples))
+    doubt = slide * background.profile.slope_doubt() if slide * np.ptp(line) < 1 else 0.0
+    start_variance = np.maximum(covariance[knots, 0], 0.0) + np.square(doubt * (line[knots] - line.mean()))
     clock = SegmentClock(
         first_line=0,
         lines=1,
         line=line[knots],
         start_samples=state[knots, 0],
         period_samples=period[knots],
-        start_std_samples=np.sqrt(np.maximum(covariance[knots, 0], 0.0)),
-        period_std_samples=smoothed.mean_period_std,
+        start_std_samples=np.sqrt(start_variance),
+        period_std_samples=float(np.hypot(smoothed.mean_period_std, doubt)),
     )
     begin = int(np.ceil(clock.line_at(first)))
     end = int(np.floor(clock.line_at(stop - background.lit_samples))) + 1
