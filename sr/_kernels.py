@@ -186,19 +186,23 @@ def _fit_robust(x, y, p, q, w, dark, reach, low, high, priors, slope_start, off_
         masked_w[:] = 0.0
         variance = 1e6
     chi2 = float(_residual(y, p, q, w, fit, residual))
-    information, missing, used_chi2, used, weighted = 0.0, 0.0, 0.0, 0, 0
+    information, light, full_light, missing, used_chi2 = 0.0, 0.0, 0.0, 0.0, 0.0
+    used, weighted = 0, 0
     for j in range(width):
         if masked_w[j] > 0:
             information += masked_w[j] * q[j] * q[j]
+            light += masked_w[j] * p[j] * p[j]
             used_chi2 += masked_w[j] * residual[j] * residual[j]
             used += 1
         elif off_rail[j] > 0:
             missing -= residual[j]
+        full_light += off_rail[j] * p[j] * p[j]
         weighted += w[j] > 0
     fit[4] = missing
     share = information / max(full_information, 1e-30)
-    if used > 0:  # a line of which little is left to fit may be something else altogether
-        chi2 = min(chi2, used_chi2 * weighted / used / max(share * share, 1e-6))
+    if used > 0:  # a line of which little light is left to fit may be something else altogether
+        lit_share = min(share, light / max(full_light, 1e-30))
+        chi2 = min(chi2, used_chi2 * weighted / used / max(lit_share * lit_share, 1e-6))
     return variance, share, chi2
 
 

@@ -4,7 +4,7 @@ The profile needs to know where each line starts, the clock needs to know the pr
 on whatever positions of whatever lines are empty.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from scipy.optimize import nnls
 from . import _calibration_kernels as _kernels
 from .background import Background
 from .errors import SignalError
-from .line_fit import line_fits, line_tables
+from .line_fit import LineTables, line_fits, line_tables
 from .line_shape import place_line_start, points_down, repeats_within, upside_down
 from .period import MIN_LINES, find_period
 from .profile import Profile, fit_profile
@@ -25,6 +25,9 @@ _MOST_LINES = 8192
 # Times (sixteenths of a span) at which a phase must be met before the profile is resolved at it.
 _TIMES_MET = 8
 _BLOCK_LINES = 32
+# Lines that share a phase in a guess of the empty line: while the period is a guess itself, and once it is known.
+_MANY_LINES, _FEW_LINES = 60, 16
+_FINEST_BINS, _FINEST_KNOTS = 64, 16
 _MOST_ROUNDS = 10
 # Variance of rounding to whole codes; no noise is less.
 _ROUNDING = 1 / 12
@@ -84,8 +87,8 @@ def measure_background(
 
     Notes
     -----
-    Start: period by autocorrelation, profile as the densest quarter of the codes of each phase (an empty channel
-    is the one thing that looks the same at every pass). Then, in turns: lines are fitted with the profile on the
+    Start: period by autocorrelation, profile as the densest quarter of the codes of each phase (:func:`_guess`). Then,
+    in turns: lines are fitted with the profile on the
     positions that agree with it, and the profile is fitted on the samples that agree with the lines (Tukey
     weights), with the converters' offsets and gains and the noise.
     """
@@ -112,16 +115,17 @@ def measure_background(
             f"only {main.samples.size / period:.1f} lines of {period:.2f} samples: "
             f"at least {MIN_LINES + 1} are needed to find the empty line; record longer"
         )
-    background = _first_guess(main, period, code_limits)
+    background = _guess(main, 0.0, period, _MANY_LINES, code_limits)
     for attempt in range(2):
         background = _converge([main], background, register_lines=False)
+        background = _guess_again(main, background)
         if points_down(background, dark_level_codes):
             background = place_line_start(upside_down(background), None)
         background = _converge(spans, background, register_lines=True)
         divisor = repeats_within(background)
         if divisor == 1 or attempt == 1:
             break
-        background = _first_guess(main, background.period_samples / divisor, code_limits)
+        background = _guess(main, 0.0, background.period_samples / divisor, _MANY_LINES, code_limits)
     return place_line_start(background, dark_level_codes)
 
 
@@ -132,12 +136,16 @@ def _period_or_none(samples: np.ndarray) -> tuple[float, float, SignalError | No
         return (0.0, 0.0, error)
 
 
-def _first_guess(span: Span, period: float, code_limits: tuple[int, int]) -> Background:
-    """Profile from the densest codes of each phase, with a noise model wide enough for its roughness."""
+def _guess(span: Span, start: float, period: float, lines_per_bin: int, code_limits: tuple[int, int]) -> Background:
+    """Profile from the densest codes of each phase, with a noise model wide enough for its roughness.
+
+    An empty channel is the one thing that looks the same at every pass. Lines start at ``start`` and every ``period``
+    [samples]; each phase is seen by ``lines_per_bin`` lines, few where start and period are well known.
+    """
     samples = span.samples[: int(_LINES_PER_SPAN * period)].astype(np.float64)
+    turns = (np.arange(samples.size) - start) / period
     lines = samples.size / period
-    turns = np.arange(samples.size) / period
-    bins = int(min(np.clip(lines / 60, 2, 16), _phase_bins([np.arange(int(lines)) * period])) * period)
+    bins = int(min(max(2, lines / lines_per_bin), _phase_bins([np.arange(int(lines)) * period], _FINEST_BINS)) * period)
     place = np.minimum((turns % 1.0 * bins).astype(int), bins - 1)
     order = np.lexsort((samples, place))
     edges = np.searchsorted(place[order], np.arange(bins + 1))
@@ -174,22 +182,60 @@ def _first_guess(span: Span, period: float, code_limits: tuple[int, int]) -> Bac
     )
 
 
-def _phase_bins(starts: Sequence[np.ndarray]) -> int:
-    """Most bins per sample, 1 … 16, of which each is met at many times by lines with these starts.
+def _guess_again(span: Span, background: Background) -> Background:
+    """Where the line is steep, the first guess was too coarse to tell it from cells: again, with the clock known."""
+    steep = float(np.abs(background.profile.slope(np.arange(0.0, background.lit_samples, 1 / 16))).max())
+    clock = _steady_clock(span.samples, span.origin, background, line_tables(background))
+    if clock is None or steep < _LINES_PER_SPAN / _MANY_LINES * background.noise_std_codes:
+        return background
+    start = float(clock(np.zeros(1))[0]) - span.origin
+    guess = _guess(span, start, background.period_samples, _FEW_LINES, background.code_limits)
+    other = _converge([span], guess, register_lines=False)
+    return min(background, other, key=lambda found: _robust_misfit(span, found))
+
+
+def _robust_misfit(span: Span, background: Background) -> float:
+    """Mean negative log-likelihood of a stretch's samples; beyond four standard deviations they are something else's."""
+    tables, period = line_tables(background), background.period_samples
+    samples = span.samples[: int(_LINES_PER_SPAN * period)]
+    clock = _steady_clock(samples, span.origin, background, tables)
+    if clock is None:
+        return np.inf
+    starts = clock(np.arange(int(samples.size / period)))
+    starts = starts[(starts >= span.origin) & (starts < span.origin + samples.size - period)]
+    fits = line_fits(
+        samples, span.origin, starts[:-1], tables, gain_std=background.gain_std, delay_std=background.delay_std_samples
+    )
+    fits[:, 0] = 0.0
+    parts = _unfold(span.origin, samples, starts, fits, np.ones(len(fits)), background.code_limits)
+    tau, code, converter, baseline, gain, _ = (part[parts[2] >= 0] for part in parts)
+    position = converter % len(background.interleave_gain)
+    value = (code - np.array(background.interleave_offset_codes)[position]) / np.array(background.interleave_gain)[
+        position
+    ]
+    light, slope = background.profile.light_and_slope(tau)
+    variance = background.variance_of(light, slope)
+    return float(np.mean(np.minimum((value - baseline - gain * light) ** 2 / variance, 16.0) + np.log(variance)))
+
+
+def _phase_bins(starts: Sequence[np.ndarray], finest: int = _FINEST_KNOTS) -> int:
+    """Most bins per sample, 1 … ``finest``, of which each is met at many times by lines with these starts.
 
     One array of starts per span. A locked clock meets few phases at all; one that slides slowly past a sample stays
     long enough at each phase for a cell to fill it.
     """
     phase = np.concatenate([s - np.floor(s) for s in starts])
     slices = np.concatenate([16 * i + np.arange(s.size) * 16 // s.size for i, s in enumerate(starts)])
-    for bins in (16, 8, 4, 2):
+    bins = finest
+    while bins > 1:
         times = []
         for shift in (0.0, 0.5):  # phases on the border of two bins must not count for both
             met = np.unique((phase * bins + shift).astype(int) % bins * 16 * len(starts) + slices) // (16 * len(starts))
             times.append(np.bincount(met, minlength=bins).min())
         if min(times) >= _TIMES_MET:
-            return bins
-    return 1
+            break
+        bins //= 2
+    return bins
 
 
 def _converge(spans: Sequence[Span], background: Background, *, register_lines: bool) -> Background:
@@ -223,14 +269,10 @@ def _refine(spans: Sequence[Span], background: Background, *, register_lines: bo
     most_lines = max(_LINES_PER_SPAN, _MOST_LINES // len(spans)) if register_lines else _LINES_PER_SPAN
     for span in spans:
         samples = span.samples[: int((most_lines + 1) * period)]
-        start = span.origin + correlate_start(samples, background)[0]
-        block_lines = int(np.clip(samples.size / period / 8, 4, _BLOCK_LINES))
-        blocks, *_ = follow_blocks(samples, span.origin, start, period, tables, block_lines=block_lines)
-        if np.isfinite(blocks[:, 2]).sum() < 2:
+        clock = _steady_clock(samples, span.origin, background, tables)
+        if clock is None:
             continue
-        clock = steady_clock(blocks[:, 0], blocks[:, 1], credible_variance(blocks), period, block_lines)
-        lines = int((span.origin + samples.size - start) / period)
-        starts = clock(np.arange(lines + 1))
+        starts = clock(np.arange(int(samples.size / period) + 1))
         starts = starts[(starts >= span.origin) & (starts < span.origin + samples.size - period)]
         if starts.size < 4:
             continue
@@ -245,7 +287,7 @@ def _refine(spans: Sequence[Span], background: Background, *, register_lines: bo
             free = line_fits(samples, span.origin, starts[:-1][empty], tables, gain_std=0.2, delay_std=0.5)
             _take_out_phase(free, phase[empty], np.ones(len(free), dtype=bool))
             free_fits.append(free)
-        trust = np.square(np.minimum(1.0, 1.3 * emptiest / np.maximum(chi2, 1e-9)))
+        trust = np.minimum(1.0, 1.3 * emptiest / np.maximum(chi2, 1e-9)) ** (4 if register_lines else 2)
         # of what was measured, as much as the scatter from line to line makes credible
         for column, std, noise in ((0, background.delay_std_samples, 1), (4, background.gain_std, 7)):
             credible = std**2 / (std**2 + fits[:, noise]) if register_lines else np.zeros(len(fits))
@@ -273,6 +315,19 @@ def _refine(spans: Sequence[Span], background: Background, *, register_lines: bo
     )
     most = _phase_bins(line_starts)
     return _fit_empty_line(background, period, tau, code, converter, baseline, gain, trust, most)
+
+
+def _steady_clock(
+    samples: np.ndarray, origin: int, background: Background, tables: LineTables
+) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Starts of the lines, counted from the first whole one, of a stretch; None where they cannot be followed."""
+    period = background.period_samples
+    start = origin + correlate_start(samples, background)[0]
+    block_lines = int(np.clip(samples.size / period / 8, 4, _BLOCK_LINES))
+    blocks, *_ = follow_blocks(samples, origin, start, period, tables, block_lines=block_lines)
+    if np.isfinite(blocks[:, 2]).sum() < 2:
+        return None
+    return steady_clock(blocks[:, 0], blocks[:, 1], credible_variance(blocks), period, block_lines)
 
 
 def _take_out_phase(fits: np.ndarray, phase: np.ndarray, empty: np.ndarray) -> None:
@@ -333,17 +388,22 @@ def _fit_empty_line(
     old = replace(background, profile=replace(background.profile, period_samples=period))
     observed = converter >= 0
     light, slope = old.profile.light_and_slope(tau)
-    expected = baseline + gain * light
+    codes = baseline + gain * light
     variance = gain**2 * old.variance_of(light, slope)
     offsets, gains = np.array(old.interleave_offset_codes), np.array(old.interleave_gain)
     position = np.where(observed, converter, 0) % offsets.size
-    residual = (code - offsets[position]) / gains[position] - expected
+    residual = (code - offsets[position]) / gains[position] - codes
     trust = np.where(observed, line_trust * _tukey(residual / np.sqrt(variance)), 0.0)
-    offsets, gains = _fit_converters(code, expected, converter, trust / variance, old.noise_std_codes)
+    offsets, gains = _fit_converters(code, codes, converter, trust / variance, old.noise_std_codes)
     position = np.where(observed, converter, 0) % offsets.size
-    light = ((code - offsets[position]) / gains[position] - baseline) / gain
-    weights = trust / variance
-    profile, support = fit_profile(tau, light, weights, period_samples=period, most_per_sample=most_knots_per_sample)
+    expected, light = light, ((code - offsets[position]) / gains[position] - baseline) / gain
+    # on a rail the light is at least (or at most) what the rail says: the best guess is the profile so far, if beyond.
+    # Without it, the few samples of a cell that escape the rail would rule there.
+    beyond = np.where(code >= background.code_limits[1], 1, -1) * np.sign(gains[0])
+    light = np.where(observed, light, np.where(beyond > 0, np.maximum(light, expected), np.minimum(light, expected)))
+    weights = np.where(observed, trust, line_trust) / variance
+    profile, _ = fit_profile(tau, light, weights, period_samples=period, most_per_sample=most_knots_per_sample)
+    support = np.bincount(profile.cell(tau), weights=trust, minlength=profile.knots)
     censored = support <= 0
     if not observed.all():
         saturated = np.bincount(profile.cell(tau[~observed]), minlength=profile.knots)

@@ -34,7 +34,7 @@ class SegmentClock:
 
     Knots: ``line`` float64 (K,) line numbers counted from ``first_line`` of the segment, ``start_samples`` (K,),
     ``period_samples`` (K,) and ``start_std_samples`` (K,). Between knots the start is the cubic that meets
-    both starts and periods; two knots are enough for a steady or evenly drifting clock.
+    both starts and periods; two knots are enough for a steady or evenly drifting clock, and are continued beyond.
     """
 
     first_line: int
@@ -54,7 +54,8 @@ class SegmentClock:
         chord = (self.start_samples[i + 1] - self.start_samples[i]) / span
         a = self.period_samples[i] - chord
         b = self.period_samples[i + 1] - chord
-        inside = (u >= 0) & (u <= span)
+        # between two knots lies the whole clock, a polynomial that holds beyond them too; a wander ends at its last knot
+        inside = (u >= 0) & (u <= span) if self.line.size > 2 else np.full(u.shape, True)
         bend = np.where(inside, u * (1 - u / span) * (a * (1 - u / span) - b * (u / span)), 0.0)
         outside = np.where(u < 0, u * self.period_samples[i], span * chord + (u - span) * self.period_samples[i + 1])
         return self.start_samples[i] + np.where(inside, u * chord + bend, outside)

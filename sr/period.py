@@ -8,6 +8,7 @@ multiple that is followed divides the error by its number of lines.
 import numpy as np
 from scipy import fft
 
+from ._calibration_kernels import CONVERTERS
 from .errors import SignalError
 
 SHORTEST_PERIOD_SAMPLES = 8
@@ -20,8 +21,13 @@ WEAKEST_CORRELATION = 0.02
 
 
 def autocorrelation(samples: np.ndarray, longest_lag: int) -> np.ndarray:
-    """Unbiased normalised autocorrelation at lags 0 … ``longest_lag`` samples, shape (longest_lag + 1,)."""
-    centred = samples - np.mean(samples, dtype=np.float64)
+    """Unbiased normalised autocorrelation at lags 0 … ``longest_lag`` samples, shape (longest_lag + 1,).
+
+    The mean of each interleaved converter is taken out: their offsets repeat at multiples of their number.
+    """
+    centred = samples.astype(np.float64)
+    for converter in range(CONVERTERS):
+        centred[converter::CONVERTERS] -= centred[converter::CONVERTERS].mean()
     size = fft.next_fast_len(centred.size + longest_lag + 1, real=True)
     power = np.abs(fft.rfft(centred.astype(np.float32), size)) ** 2
     raw = fft.irfft(power, size)[: longest_lag + 1].astype(np.float64)

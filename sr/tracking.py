@@ -45,8 +45,11 @@ def correlate_start(samples: np.ndarray, background: Background, *, lines: int =
     period_samples = background.period_samples
     bins = 4 * int(np.ceil(period_samples))
     length = min(samples.size, int(lines * period_samples))
-    model = background.profile.light((np.arange(bins) + 0.5) * (period_samples / bins))
-    model = (model - model.mean()) * np.sign(background.interleave_gain[0])
+    light = background.profile.light((np.arange(bins) + 0.5) * (period_samples / bins))
+    # on a rail the empty line is not known, but what the digitiser makes of it is
+    offset, gain = np.mean(background.interleave_offset_codes), np.mean(background.interleave_gain)
+    model = np.clip(offset + gain * light, *background.code_limits)
+    model -= model.mean()
     model_spectrum, energy_spectrum = np.conj(np.fft.rfft(model)), np.conj(np.fft.rfft(model**2))
     place = np.minimum((np.arange(length) / period_samples % 1.0 * bins).astype(int), bins - 1)
     count = np.bincount(place, minlength=bins)
