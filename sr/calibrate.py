@@ -29,6 +29,8 @@ _BLOCK_LINES = 32
 _MANY_LINES, _FEW_LINES = 60, 16
 _FINEST_BINS, _FINEST_KNOTS = 64, 16
 _MOST_ROUNDS = 10
+# 1/variance of a converter's gain before anything is measured.
+_GAIN_PRIOR = 1 / 0.02**2
 # Variance of rounding to whole codes; no noise is less.
 _ROUNDING = 1 / 12
 # Rounds go on until the empty line changes by less than this share of its noise (root mean square where it is lit).
@@ -195,7 +197,7 @@ def _guess_again(span: Span, background: Background) -> Background:
 
 
 def _robust_misfit(span: Span, background: Background) -> float:
-    """Mean negative log-likelihood of a stretch's samples; beyond four standard deviations they are something else's."""
+    """Mean negative log-likelihood of a stretch's samples; beyond four standard deviations, something else's."""
     tables, period = line_tables(background), background.period_samples
     samples = span.samples[: int(_LINES_PER_SPAN * period)]
     clock = _steady_clock(samples, span.origin, background, tables)
@@ -236,6 +238,15 @@ def _phase_bins(starts: Sequence[np.ndarray], finest: int = _FINEST_KNOTS) -> in
             break
         bins //= 2
     return bins
+
+
+def _converters_mix(starts: Sequence[np.ndarray]) -> bool:
+    """Whether every position of the line is seen by every converter; not so near a period of an even number of samples.
+
+    One array of line starts per span.
+    """
+    first = np.concatenate([np.ceil(s).astype(np.int64) for s in starts]) % _kernels.CONVERTERS
+    return bool(np.bincount(first, minlength=_kernels.CONVERTERS).min() > 0.02 * first.size)
 
 
 def _converge(spans: Sequence[Span], background: Background, *, register_lines: bool) -> Background:
@@ -313,8 +324,8 @@ def _refine(spans: Sequence[Span], background: Background, *, register_lines: bo
         if free_fits
         else background.delay_std_samples,
     )
-    most = _phase_bins(line_starts)
-    return _fit_empty_line(background, period, tau, code, converter, baseline, gain, trust, most)
+    most, mixed = _phase_bins(line_starts), _converters_mix(line_starts)
+    return _fit_empty_line(background, period, tau, code, converter, baseline, gain, trust, most, mixed)
 
 
 def _steady_clock(
@@ -383,8 +394,13 @@ def _fit_empty_line(
     gain: np.ndarray,
     line_trust: np.ndarray,
     most_knots_per_sample: int,
+    converters_mix: bool,
 ) -> Background:
-    """Fit converters, profile and noise to equivalent-time samples, weighing down what is not the empty line."""
+    """Fit converters, profile and noise to equivalent-time samples, weighing down what is not the empty line.
+
+    Where a position is always seen by the same few converters (``converters_mix`` False), a profile with a comb would
+    explain them as well: there they are judged by the profile averaged over all of them, where it is straight enough.
+    """
     old = replace(background, profile=replace(background.profile, period_samples=period))
     observed = converter >= 0
     light, slope = old.profile.light_and_slope(tau)
@@ -394,7 +410,13 @@ def _fit_empty_line(
     position = np.where(observed, converter, 0) % offsets.size
     residual = (code - offsets[position]) / gains[position] - codes
     trust = np.where(observed, line_trust * _tukey(residual / np.sqrt(variance)), 0.0)
-    offsets, gains = _fit_converters(code, codes, converter, trust / variance, old.noise_std_codes)
+    if converters_mix:
+        offsets, gains = _fit_converters(code, codes, converter, trust / variance, old)
+    else:
+        half = 0.5 * _kernels.CONVERTERS
+        before, smooth, after = (_averaged(old.profile, tau + d) for d in (-half, 0.0, half))
+        straight = np.abs(before - 2 * smooth + after) < old.noise_std_codes
+        offsets, gains = _fit_converters(code, baseline + gain * smooth, converter, trust * straight / variance, old)
     position = np.where(observed, converter, 0) % offsets.size
     expected, light = light, ((code - offsets[position]) / gains[position] - baseline) / gain
     # on a rail the light is at least (or at most) what the rail says: the best guess is the profile so far, if beyond.
@@ -430,13 +452,21 @@ def _fit_empty_line(
     )
 
 
+def _averaged(profile: Profile, tau: np.ndarray) -> np.ndarray:
+    """Light at positions τ, averaged over as many samples as there may be converters."""
+    steps = np.arange(_kernels.CONVERTERS) - 0.5 * (_kernels.CONVERTERS - 1)
+    grid = np.arange(16 * int(np.ceil(profile.period_samples)) + 1) / 16
+    mean = np.mean([profile.light(grid + d) for d in steps], axis=0)
+    return np.interp(np.mod(tau, profile.period_samples), grid, mean)
+
+
 def _tukey(deviations: np.ndarray) -> np.ndarray:
     """Tukey's biweight: 1 at zero, 0 from five standard deviations on."""
     return np.square(np.maximum(1 - np.square(deviations / 5.0), 0.0))
 
 
 def _fit_converters(
-    code: np.ndarray, expected: np.ndarray, converter: np.ndarray, weights: np.ndarray, noise_std: float
+    code: np.ndarray, expected: np.ndarray, converter: np.ndarray, weights: np.ndarray, old: Background
 ) -> tuple[np.ndarray, np.ndarray]:
     """Offset and gain of the interleaved converters: code = offset + gain · expected light, for k mod 1, 2, 4, 8.
 
@@ -446,6 +476,8 @@ def _fit_converters(
     sums = np.zeros((n, 5))
     _kernels.converter_sums(code, expected, converter, weights, sums)
     total_weight = max(float(sums[:, 0].sum()), 1e-30)
+    sums[:, 2] += _GAIN_PRIOR
+    sums[:, 4] += _GAIN_PRIOR * np.sign(old.interleave_gain[0])
 
     def solve(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         s0, s1, s2, t0, t1 = parts.T
@@ -461,7 +493,7 @@ def _fit_converters(
         )
 
     offset8, gain8 = solve(sums)
-    enough = 0.12 * noise_std + 0.05 * unexplained(1)
+    enough = 0.12 * old.noise_std_codes + 0.05 * unexplained(1)
     count = next(c for c in (1, 2, 4, 8) if c == n or unexplained(c) <= enough)
     offset, gain = solve(sums.reshape(n // count, count, 5).sum(axis=0))
     return offset, gain / abs(gain.mean())

@@ -54,7 +54,7 @@ class SegmentClock:
         chord = (self.start_samples[i + 1] - self.start_samples[i]) / span
         a = self.period_samples[i] - chord
         b = self.period_samples[i + 1] - chord
-        # between two knots lies the whole clock, a polynomial that holds beyond them too; a wander ends at its last knot
+        # two knots hold the whole clock, a polynomial that goes on beyond them; a wander ends at its last knot
         inside = (u >= 0) & (u <= span) if self.line.size > 2 else np.full(u.shape, True)
         bend = np.where(inside, u * (1 - u / span) * (a * (1 - u / span) - b * (u / span)), 0.0)
         outside = np.where(u < 0, u * self.period_samples[i], span * chord + (u - span) * self.period_samples[i + 1])
