@@ -413,9 +413,8 @@ def _fit_empty_line(
     if converters_mix:
         offsets, gains = _fit_converters(code, codes, converter, trust / variance, old)
     else:
-        half = 0.5 * _kernels.CONVERTERS
-        before, smooth, after = (_averaged(old.profile, tau + d) for d in (-half, 0.0, half))
-        straight = np.abs(before - 2 * smooth + after) < old.noise_std_codes
+        smooth, doubt = _without_comb(old.profile, tau)
+        straight = doubt < 0.5 * old.noise_std_codes
         offsets, gains = _fit_converters(code, baseline + gain * smooth, converter, trust * straight / variance, old)
     position = np.where(observed, converter, 0) % offsets.size
     expected, light = light, ((code - offsets[position]) / gains[position] - baseline) / gain
@@ -452,12 +451,21 @@ def _fit_empty_line(
     )
 
 
-def _averaged(profile: Profile, tau: np.ndarray) -> np.ndarray:
-    """Light at positions τ, averaged over as many samples as there may be converters."""
-    steps = np.arange(_kernels.CONVERTERS) - 0.5 * (_kernels.CONVERTERS - 1)
-    grid = np.arange(16 * int(np.ceil(profile.period_samples)) + 1) / 16
-    mean = np.mean([profile.light(grid + d) for d in steps], axis=0)
-    return np.interp(np.mod(tau, profile.period_samples), grid, mean)
+def _without_comb(profile: Profile, tau: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Light at positions τ without what repeats with the converters, and how far that may bend it [codes].
+
+    A running mean over as many samples as there may be converters knows no comb; what it takes off curves it gives
+    back when it is applied to its own error, twice. The last correction tells what is still missing.
+    """
+    knots = 16 * round(profile.period_samples)
+    light = profile.light(np.arange(knots) * (profile.period_samples / knots))
+    frequency = np.fft.rfftfreq(knots, profile.period_samples / knots)  # cycles per sample
+    n = _kernels.CONVERTERS
+    mean = np.where(frequency < 0.5, np.sinc(n * frequency) / np.sinc(frequency), 0.0)
+    twice, thrice = (np.fft.irfft(np.fft.rfft(light) * (1 - (1 - mean) ** k), knots) for k in (2, 3))
+    place = np.mod(tau, profile.period_samples) * (knots / profile.period_samples)
+    smooth, doubt = (np.interp(place, np.arange(knots + 1), np.append(v, v[0])) for v in (thrice, np.abs(thrice - twice)))
+    return smooth, doubt
 
 
 def _tukey(deviations: np.ndarray) -> np.ndarray:
