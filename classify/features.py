@@ -156,16 +156,23 @@ def measure_cell(
         raise ValueError(f"pixel_um must be a positive number of µm, or None if unknown; got {pixel_um!r}")
 
     pixel = 1.0 if pixel_um is None else float(pixel_um)
-    values = _measure_shape(mask) | _measure_transmission(mask, transmission, mask & known)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    values = _measure_shape(mask[box]) | _measure_transmission(mask[box], transmission[box], (mask & known)[box])
+    for name in ("position", "centroid"):
+        values[f"{name}_x"] += rows[0]
+        values[f"{name}_y"] += columns[0]
+    values["touches_border"] = any(
+        index[0] == 0 or index[-1] == n - 1 for index, n in zip((rows, columns), mask.shape, strict=True)
+    )
     scale: dict[str, float] = {"um": pixel, "um2": pixel**2, "um3": pixel**3, "per_um": 1 / pixel}
     return {f.column(pixel_um is not None): float(values[f.name] * scale.get(f.unit, 1.0)) for f in FEATURES}
 
 
 def _measure_shape(mask: np.ndarray) -> dict[str, float]:
-    """Features of the mask alone, lengths in pixels."""
-    region = regionprops(mask.view(np.uint8))[0]
-    row_0, column_0, row_1, column_1 = region.bbox
-    size_x, size_y = row_1 - row_0, column_1 - column_0
+    """Features of the mask alone, which is no larger than the cell; lengths in pixels."""
+    region = regionprops(np.ascontiguousarray(mask).view(np.uint8))[0]
+    size_x, size_y = mask.shape
     orientation = region.orientation  # scikit-image measures from the row axis towards columns: from x towards y
 
     outline, outline_half = _outlines(mask)
@@ -201,7 +208,6 @@ def _measure_shape(mask: np.ndarray) -> dict[str, float]:
         "position_y": centre[1],
         "centroid_x": region.centroid[0],
         "centroid_y": region.centroid[1],
-        "touches_border": min(row_0, column_0) == 0 or row_1 == mask.shape[0] or column_1 == mask.shape[1],
         **{f"lobes_{n}": strength for n, strength in enumerate(_lobes(outline_half), start=2)},
     }
 

@@ -17,7 +17,7 @@ from scipy.spatial import ConvexHull, QhullError
 SMOOTHING_PX = 1.0
 #: Share of the kernel's weight that must fall on known pixels for a smoothed value to count.
 SUPPORT = 0.35
-#: A cell's pixels deviate by at least this share of its strongest deviation; less is its halo.
+#: A cell's pixels deviate by at least this share of the strongest deviation of what hangs together; less is halo.
 HALO = 0.15
 #: Pixels so far apart have independent smoothed noise, even if gridding correlates the pixels' own.
 _LAG_PX = 6
@@ -54,8 +54,8 @@ def segment_cell(
         Deviation, in standard deviations of the smoothed noise, that an object reaches somewhere. Its
         outline may go down to half of that.
     floor : float, optional
-        Least deviation of a cell's pixel [transmission], whatever the noise: shading and residues of the
-        background are not cells.
+        Deviation [transmission] that an object reaches somewhere, whatever the noise: shading and residues of the
+        background are not cells. As with `threshold`, its outline may go down to half of that.
     min_area_px : int, optional
         Parts with fewer pixels are specks, and dropped.
 
@@ -72,7 +72,8 @@ def segment_cell(
 
     Notes
     -----
-    The noise of neighbouring pixels may be correlated, as gridding leaves it: how far smoothing really lowers
+    Halo is told by what it hangs together with, not by the strongest object in sight: a dim cell beside a bright
+    one keeps its own measure. The noise of neighbouring pixels may be correlated, as gridding leaves it: how far smoothing really lowers
     it is measured from the image. Columns of unknown pixels that cut the object are bridged where the convex
     hull of what is seen covers them. What lies wholly behind unknown pixels is not guessed: a rim hidden
     there is cut straight. A bay in the outline narrower than about a fifth of the object is closed. A ring
@@ -91,16 +92,21 @@ def segment_cell(
     sought = strong if seed_mask is None else strong & seed_mask
     if not sought.any():
         return np.zeros(known.shape, dtype=bool)
-    limit = max(floor, HALO * float(strength[sought].max()))
-    significant = (significance >= threshold / 2) & (strength >= limit)
     reach = _edge_reach(sought)
+    near = (significance >= threshold / 2) & (strength >= floor / 2)
+    # the rest works on the box of what may be the cell, with room for the reach of its filters
+    box = _box(near, 2 * reach + 2)
+    supported, strength, significance = supported[box], strength[box], significance[box]
+    strong, seed = strong[box], None if seed_mask is None else seed_mask[box]
+    significant = _without_halo(near[box], sought[box], strength, supported, reach, floor)
     weak = significant & (strength >= 0.5 * _top(significant, strength, significance, supported, reach))
 
-    cell = _select(weak, strong, strength, supported, seed_mask)
-    if not cell.any():
-        return cell
-    cell = _enclose(_close(cell, reach), supported)
-    return _smooth_outline(cell, min_area_px)
+    mask = np.zeros(known.shape, dtype=bool)
+    cell = _select(weak, strong, strength, supported, seed)
+    if cell.any():
+        cell = _enclose(_close(cell, reach), supported)
+        mask[box] = _smooth_outline(cell, min_area_px)
+    return mask
 
 
 def _validate(transmission: np.ndarray, known: np.ndarray, noise_std: np.ndarray, seed_mask: np.ndarray | None) -> None:
@@ -122,6 +128,12 @@ def _convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     )
 
 
+def _kernel_inside(shape: tuple[int, ...]) -> np.ndarray:
+    """Share of the smoothing kernel's weight that lies within the image, about each pixel."""
+    along, across = (ndimage.correlate1d(np.ones(n), _KERNEL, mode="constant") for n in shape)
+    return np.outer(along, across)
+
+
 def _smooth(
     transmission: np.ndarray, known: np.ndarray, noise_std: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -129,8 +141,8 @@ def _smooth(
     weight = np.zeros(known.shape)
     weight[known] = noise_std[known] ** -2.0
     deviation = np.where(known, 1 - transmission.astype(np.float64), 0)
-    inside = _convolve(np.ones(known.shape), _KERNEL)  # near a border the kernel's outer part is missing, not unknown
-    supported = _convolve(known.astype(np.float64), _KERNEL) >= SUPPORT * inside
+    # near a border the kernel's outer part is missing, not unknown
+    supported = _convolve(known.astype(np.float64), _KERNEL) >= SUPPORT * _kernel_inside(known.shape)
     smoothed, standard = np.zeros((2, *known.shape))
     total = _convolve(weight * deviation, _KERNEL)
     np.divide(total, _convolve(weight, _KERNEL), out=smoothed, where=supported)
@@ -163,6 +175,48 @@ def _edge_reach(strong: np.ndarray) -> int:
     return int(np.clip(np.ceil(extent / 10), 2, 6))
 
 
+def _box(mask: np.ndarray, room: int) -> tuple[slice, slice]:
+    """Bounding box of a mask, that many pixels larger on each side as far as the image goes."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return (
+        slice(max(rows[0] - room, 0), rows[-1] + 1 + room),
+        slice(max(columns[0] - room, 0), columns[-1] + 1 + room),
+    )
+
+
+def _without_halo(
+    near: np.ndarray, sought: np.ndarray, strength: np.ndarray, supported: np.ndarray, reach: int, floor: float
+) -> np.ndarray:
+    """Pixels of `near` that are not the halo of something stronger: at least a share of the peak they belong to.
+
+    A pixel belongs to a peak if they hang together, save for a zero of the deviation (a fringe) no wider than
+    the reach. What stands out of the halo, twice as high as the ground around it, is a peak of its own.
+    """
+    kept = np.zeros_like(near)
+    limit, level = HALO * float(strength[sought].max()), floor / 2
+    while True:
+        within = near & (strength >= level)
+        label, n = ndimage.label(_dilate(within, reach // 2) | _bridge(within, supported), np.ones((3, 3)))
+        peak = np.zeros(n + 1)
+        np.maximum.at(peak, label[sought], strength[sought])
+        peak[0] = 0
+        if level > floor / 2:
+            peak[peak < 2 * level] = 0
+        kept |= within & (peak > 0)[label] & (strength >= (HALO * peak)[label])
+        level *= 2
+        if 2 * level > limit:
+            return kept
+
+
+def _bridge(mask: np.ndarray, supported: np.ndarray) -> np.ndarray:
+    """Unknown pixels between two parts of a mask that face each other within six rows."""
+    if supported.all():
+        return np.zeros_like(mask)
+    facing = ndimage.maximum_filter1d(mask, 7, axis=0, mode="constant")
+    left, right = _across(facing, ~supported)
+    return ~supported & (left > 0) & (right > 0)
+
+
 def _top(
     significant: np.ndarray, strength: np.ndarray, significance: np.ndarray, supported: np.ndarray, reach: int
 ) -> np.ndarray:
@@ -173,8 +227,9 @@ def _top(
     """
     height = np.zeros(strength.shape)
     height[significant] = strength[significant] * np.maximum(1 - 1.5 / significance[significant], 0)
-    left, right = _across(height, ~supported)
-    return ndimage.maximum_filter(np.maximum(left, right), size=2 * reach + 1, mode="constant")
+    if not supported.all():
+        height = np.maximum(*_across(height, ~supported))
+    return ndimage.maximum_filter(height, size=2 * reach + 1, mode="constant")
 
 
 def _across(values: np.ndarray, unknown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -196,11 +251,7 @@ def _select(
     seed_mask: np.ndarray | None,
 ) -> np.ndarray:
     """Pixels of `weak` whose component holds a strong pixel and touches the seed, or weighs most."""
-    # two parts on either side of unknown columns are one where they face each other within six rows
-    facing = ndimage.binary_dilation(weak, np.ones((7, 1), dtype=bool))
-    left, right = _across(facing, ~supported)
-    bridge = ~supported & (left > 0) & (right > 0)
-    label, n = ndimage.label(weak | bridge, np.ones((3, 3)))
+    label, n = ndimage.label(weak | _bridge(weak, supported), np.ones((3, 3)))
     wanted = np.zeros(n + 1, dtype=bool)
     wanted[np.unique(label[weak & strong])] = True
     if seed_mask is not None:
@@ -214,20 +265,38 @@ def _select(
     return weak & wanted[label]
 
 
-def _close(mask: np.ndarray, radius: float) -> np.ndarray:
+def _close(mask: np.ndarray, radius: int) -> np.ndarray:
     """Morphological closing with a disc; what lies beyond the border neither adds nor takes."""
-    near = ndimage.distance_transform_edt(~mask) <= radius
-    return near if near.all() else ndimage.distance_transform_edt(near) > radius
+    return ~_dilate(~_dilate(mask, radius), radius)
+
+
+def _dilate(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Pixels within a whole number of pixels of the mask: its rows widened by the disc's chords, moved up and down."""
+    out = mask.copy()
+    wide, half_chord = mask.copy(), 0
+    for rows in range(radius, -1, -1):
+        while (half_chord + 1) ** 2 + rows**2 <= radius**2:
+            half_chord += 1
+            wide[:, half_chord:] |= mask[:, :-half_chord]
+            wide[:, :-half_chord] |= mask[:, half_chord:]
+        out[rows:] |= wide[: max(mask.shape[0] - rows, 0)]
+        out[: max(mask.shape[0] - rows, 0)] |= wide[rows:]
+    return out
+
+
+def _fill_holes(mask: np.ndarray) -> np.ndarray:
+    outside, _ = ndimage.label(~np.pad(mask, 1))
+    return (outside != outside[0, 0])[1:-1, 1:-1]
 
 
 def _enclose(cell: np.ndarray, supported: np.ndarray) -> np.ndarray:
     """The cell with all it encloses, together with unknown pixels and the border, inside its convex hull."""
-    wall = np.pad(cell | ~supported, 1)
+    wall = np.pad(cell | ~supported, 1)  # the padding is where the border's own stretch is closed
     for side in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
         edge = cell[side]
         if edge.any():  # cut by the border: closed along it
             wall[side][1:-1][edge.argmax() : edge.size - edge[::-1].argmax()] = True
-    return cell | (ndimage.binary_fill_holes(wall)[1:-1, 1:-1] & _hull(cell))
+    return cell | (_fill_holes(wall)[1:-1, 1:-1] & _hull(cell))
 
 
 def _hull(mask: np.ndarray) -> np.ndarray:
@@ -251,9 +320,8 @@ def _hull(mask: np.ndarray) -> np.ndarray:
 
 def _smooth_outline(cell: np.ndarray, min_area_px: int) -> np.ndarray:
     """Majority of each pixel's neighbourhood, then specks dropped and holes filled."""
-    inside = _convolve(np.ones(cell.shape), _KERNEL)
-    cell = _convolve(cell.astype(np.float64), _KERNEL) >= 0.5 * inside
+    cell = _convolve(cell.astype(np.float64), _KERNEL) >= 0.5 * _kernel_inside(cell.shape)
     label, _ = ndimage.label(cell)
     area = np.bincount(label.ravel())
     area[0] = 0
-    return ndimage.binary_fill_holes((area >= min_area_px)[label])
+    return _fill_holes((area >= min_area_px)[label])

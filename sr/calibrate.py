@@ -29,8 +29,8 @@ _BLOCK_LINES = 32
 _MANY_LINES, _FEW_LINES = 60, 16
 _FINEST_BINS, _FINEST_KNOTS = 64, 16
 _MOST_ROUNDS = 10
-# 1/variance of a converter's gain before anything is measured.
-_GAIN_PRIOR = 1 / 0.02**2
+# 1/variance of a converter's gain before anything is measured, and where nothing can be.
+_GAIN_PRIOR, _GAIN_CERTAIN = 1 / 0.02**2, 1e12
 # Variance of rounding to whole codes; no noise is less.
 _ROUNDING = 1 / 12
 # Rounds go on until the empty line changes by less than this share of its noise (root mean square where it is lit).
@@ -415,7 +415,10 @@ def _fit_empty_line(
     else:
         smooth, doubt = _without_comb(old.profile, tau)
         straight = doubt < 0.5 * old.noise_std_codes
-        offsets, gains = _fit_converters(code, baseline + gain * smooth, converter, trust * straight / variance, old)
+        bright = smooth > 0.5 * smooth.max()
+        prior = _GAIN_PRIOR if straight[bright].mean() > 0.5 else _GAIN_CERTAIN
+        expected = baseline + gain * smooth
+        offsets, gains = _fit_converters(code, expected, converter, trust * straight / variance, old, prior)
     position = np.where(observed, converter, 0) % offsets.size
     expected, light = light, ((code - offsets[position]) / gains[position] - baseline) / gain
     # on a rail the light is at least (or at most) what the rail says: the best guess is the profile so far, if beyond.
@@ -464,7 +467,9 @@ def _without_comb(profile: Profile, tau: np.ndarray) -> tuple[np.ndarray, np.nda
     mean = np.where(frequency < 0.5, np.sinc(n * frequency) / np.sinc(frequency), 0.0)
     twice, thrice = (np.fft.irfft(np.fft.rfft(light) * (1 - (1 - mean) ** k), knots) for k in (2, 3))
     place = np.mod(tau, profile.period_samples) * (knots / profile.period_samples)
-    smooth, doubt = (np.interp(place, np.arange(knots + 1), np.append(v, v[0])) for v in (thrice, np.abs(thrice - twice)))
+    smooth, doubt = (
+        np.interp(place, np.arange(knots + 1), np.append(v, v[0])) for v in (thrice, np.abs(thrice - twice))
+    )
     return smooth, doubt
 
 
@@ -474,7 +479,12 @@ def _tukey(deviations: np.ndarray) -> np.ndarray:
 
 
 def _fit_converters(
-    code: np.ndarray, expected: np.ndarray, converter: np.ndarray, weights: np.ndarray, old: Background
+    code: np.ndarray,
+    expected: np.ndarray,
+    converter: np.ndarray,
+    weights: np.ndarray,
+    old: Background,
+    gain_prior: float = _GAIN_PRIOR,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Offset and gain of the interleaved converters: code = offset + gain · expected light, for k mod 1, 2, 4, 8.
 
@@ -484,8 +494,8 @@ def _fit_converters(
     sums = np.zeros((n, 5))
     _kernels.converter_sums(code, expected, converter, weights, sums)
     total_weight = max(float(sums[:, 0].sum()), 1e-30)
-    sums[:, 2] += _GAIN_PRIOR
-    sums[:, 4] += _GAIN_PRIOR * np.sign(old.interleave_gain[0])
+    sums[:, 2] += gain_prior
+    sums[:, 4] += gain_prior * np.sign(old.interleave_gain[0])
 
     def solve(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         s0, s1, s2, t0, t1 = parts.T

@@ -102,7 +102,8 @@ def fit_profile(
     knots = whole * per_sample
     band = np.zeros((knots, 4))
     right, support = np.zeros(knots), np.zeros(knots)
-    energy = _kernels.accumulate_normal_equations(tau, 0.0, period_samples, light, weights, band, right, support)
+    origin = _knots_at_samples(tau, weights, period_samples / knots)
+    energy = _kernels.accumulate_normal_equations(tau, origin, period_samples, light, weights, band, right, support)
     samples = int(np.count_nonzero(weights))
     fits = []
     while True:
@@ -118,7 +119,17 @@ def fit_profile(
     coefficients = next(
         c for c, score in reversed(fits) if score <= best * (1 + 3 * np.sqrt(2 * knots) / max(samples, 1))
     )
-    return Profile(period_samples, coefficients), support.reshape(coefficients.size, -1).sum(axis=1)
+    return Profile(period_samples, coefficients, origin), support.reshape(coefficients.size, -1).sum(axis=1)
+
+
+def _knots_at_samples(tau: np.ndarray, weights: np.ndarray, step: float) -> float:
+    """Origin that puts knots where the samples are, if they keep to few phases; else 0.
+
+    Half-way between knots, samples do not see coefficients of alternating sign at all.
+    """
+    some = slice(None, None, max(1, tau.size // 20_000))
+    phase = np.average(np.exp(2j * np.pi * tau[some] / step), weights=weights[some] + 1e-30)
+    return float(-np.angle(phase) / (2 * np.pi) * step) if abs(phase) > 0.1 else 0.0
 
 
 def _solve_cyclic(band: np.ndarray, right: np.ndarray) -> np.ndarray:
