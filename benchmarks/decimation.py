@@ -19,7 +19,7 @@ from record import write_result
 from stretchscope.acquisition import open_capture
 from stretchscope.sr import reconstruct as sr_reconstruct
 from stretchscope.sr.calibrate import Span, measure_background
-from stretchscope.sr.line_clock import LineClock, measure_segment_clock
+from stretchscope.sr.line_clock import LineClock, measure_segment_clocks
 from stretchscope.sr.line_fit import line_fits, line_tables
 from stretchscope.sr.reconstruct import Grid, reconstruct
 
@@ -34,7 +34,7 @@ ROWS_STEP_LINES, COLUMNS_PER_SAMPLE = 6.875, 8.0
 def survey(samples: np.ndarray) -> tuple[Any, Any, Any]:
     background = measure_background([Span(0, samples)])
     tables = line_tables(background)
-    clock = measure_segment_clock(lambda first, stop: samples[first:stop], 0, samples.size, background, tables)
+    (clock,) = measure_segment_clocks(lambda first, stop: samples[first:stop], 0, samples.size, background, tables)
     return background, tables, clock
 
 

@@ -24,7 +24,7 @@ from stretchscope.data.stamps import cell_stamps
 from stretchscope.sr.calibrate import Span, measure_background
 from stretchscope.sr.detect import bin_columns, find_events, significance_map
 from stretchscope.sr.line_clock import LineClock as Clock
-from stretchscope.sr.line_clock import measure_segment_clock
+from stretchscope.sr.line_clock import measure_segment_clocks
 from stretchscope.sr.line_fit import line_tables
 
 STEADY = {"drift_per_s": 0.0, "walk_s_per_root_s": 0.0}
@@ -93,7 +93,7 @@ def run(case: tuple, lines: int, seed: int) -> dict[str, float]:
     background = measure_background(spans, code_limits=instrument.digitiser.code_range)
     tables = line_tables(background)
     t1 = time.perf_counter()
-    segment = measure_segment_clock(lambda a, b: y[a:b], 0, y.size, background, tables)
+    (segment,) = measure_segment_clocks(lambda a, b: y[a:b], 0, y.size, background, tables)
     t2 = time.perf_counter()
     starts = segment.line_start(np.arange(segment.lines))
     significance, _ = significance_map(y, 0, starts, background, tables)

@@ -24,7 +24,7 @@ from stretchscope.pipeline.settings import Settings
 from stretchscope.pipeline.survey import _spans, survey_capture
 from stretchscope.sr.calibrate import measure_background
 from stretchscope.sr.detect import bin_columns, find_events
-from stretchscope.sr.line_clock import measure_segment_clock
+from stretchscope.sr.line_clock import measure_segment_clocks
 from stretchscope.sr.reconstruct import DEFAULT_KERNEL, choose_grid
 
 PERIOD_SAMPLES = 431.0
@@ -40,7 +40,7 @@ def time_stages(path: Path) -> dict[str, float]:
         spans = _spans(capture)
         background_s = seconds(lambda: measure_background(spans, code_limits=capture.code_limits), repeats=2)
         clock_s = seconds(
-            lambda: measure_segment_clock(capture.read, 0, segment.samples, survey.background, survey.tables), repeats=2
+            lambda: measure_segment_clocks(capture.read, 0, segment.samples, survey.background, survey.tables), repeats=2
         )
     job, clock = Job(path, survey, settings), survey.clock.segments[0]
     lines = int(8e6 / PERIOD_SAMPLES) // 4 * 4

@@ -206,8 +206,8 @@ def _measure_shape(mask: np.ndarray) -> dict[str, float]:
         "volume": _revolved_volume(outline, centre[1]),
         "position_x": centre[0],
         "position_y": centre[1],
-        "centroid_x": region.centroid[0],
-        "centroid_y": region.centroid[1],
+        "centroid_x": np.arange(size_x) @ mask.sum(axis=1) / region.area,
+        "centroid_y": np.arange(size_y) @ mask.sum(axis=0) / region.area,
         **{f"lobes_{n}": strength for n, strength in enumerate(_lobes(outline_half), start=2)},
     }
 

@@ -27,7 +27,7 @@ from scipy import ndimage
 from stretchscope.acquisition import open_capture
 from stretchscope.sr.background import Background
 from stretchscope.sr.calibrate import Span, measure_background
-from stretchscope.sr.line_clock import SegmentClock, measure_segment_clock
+from stretchscope.sr.line_clock import SegmentClock, measure_segment_clocks
 from stretchscope.sr.line_fit import LineTables, line_tables
 from stretchscope.sr.reconstruct import (
     Grid,
@@ -78,7 +78,7 @@ def measure(samples: np.ndarray, lines_per_sample: float) -> Measured:
     """Super-resolve all lines of a capture that holds one droplet between lines 200 and 740."""
     background = measure_background([Span(0, samples)])
     tables = line_tables(background)
-    clock = measure_segment_clock(lambda first, stop: samples[first:stop], 0, samples.size, background, tables)
+    (clock,) = measure_segment_clocks(lambda first, stop: samples[first:stop], 0, samples.size, background, tables)
     starts = clock.line_start(np.arange(clock.lines))
     lit = background.lit_samples
     scores = kernel_scores(samples, 0, starts[200:740], background, tables, (0.15 * lit, 0.7 * lit))

@@ -11,7 +11,7 @@ from ..sr._kernels import count_on_rail
 from ..sr.background import Background
 from ..sr.calibrate import Span, measure_background
 from ..sr.errors import SignalError
-from ..sr.line_clock import LineClock, SegmentClock, measure_segment_clock
+from ..sr.line_clock import LineClock, SegmentClock, measure_segment_clocks
 from ..sr.line_fit import LineTables, line_tables
 from ..sr.period import MIN_LINES
 from .settings import CaptureSettings
@@ -44,7 +44,7 @@ class Survey:
     clock : LineClock
         One segment clock per entry of ``segments``; lines are numbered through the capture.
     segments : tuple of Segment
-        The capture's stretches that are long enough to hold a line clock.
+        The capture's stretches that are long enough to hold a line clock, parted where the laser's phase jumped.
     geometry : Geometry
     sample_rate_hz : float
     """
@@ -93,16 +93,17 @@ def survey_capture(capture: Capture, settings: CaptureSettings) -> Survey:
         for segment in capture.segments:
             if segment.samples < (MIN_LINES + 2) * background.period_samples:
                 continue
-            clock = measure_segment_clock(
+            found = measure_segment_clocks(
                 partial(_read_of_segment, capture, segment),
                 segment.device_index,
                 segment.device_index + segment.samples,
                 background,
                 tables,
             )
-            clocks.append(replace(clock, first_line=first_line))
-            used.append(segment)
-            first_line += clock.lines
+            for clock, part in zip(found, _split(segment, [c.first_sample for c in found]), strict=True):
+                clocks.append(replace(clock, first_line=first_line))
+                used.append(part)
+                first_line += clock.lines
     except SignalError as error:
         raise CaptureError(f"{capture.path}: {error}") from error
     if not clocks:
@@ -113,6 +114,15 @@ def survey_capture(capture: Capture, settings: CaptureSettings) -> Survey:
     whole = LineClock(tuple(clocks))
     rate = capture.metadata.sample_rate_hz
     return Survey(background, whole, tuple(used), _geometry(capture, settings, rate / whole.period_samples), rate)
+
+
+def _split(segment: Segment, first_samples: list[int]) -> list[Segment]:
+    """A segment in parts that begin at these samples of the digitiser."""
+    ends = [*first_samples[1:], segment.device_index + segment.samples]
+    return [
+        Segment(segment.first_sample + first - segment.device_index, end - first, first)
+        for first, end in zip(first_samples, ends, strict=True)
+    ]
 
 
 def _read_of_segment(capture: Capture, segment: Segment, first: int, stop: int) -> np.ndarray:
@@ -193,6 +203,7 @@ def describe(capture: Capture, survey: Survey, saturated: int) -> dict[str, Any]
         "um_per_line": survey.geometry.um_per_line,
         "lines_per_sample": survey.geometry.lines_per_sample,
         "segments": len(capture.segments),
+        "line_clocks": len(survey.segments),
         "warnings": list(capture.warnings),
     }
 

@@ -7,12 +7,13 @@ blocks themselves show that they do not.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
 from .background import Background
 from .errors import SignalError
-from .line_fit import LineTables
+from .line_fit import LineTables, line_fits
 from .period import MIN_LINES, find_period
 from .tracking import correlate_start, credible_variance, disturbances, follow_blocks, smooth_blocks
 
@@ -24,19 +25,24 @@ SPARSE_STRIDE = 4
 _FIRST_BLOCKS = 8
 # A start whose lines correlate less with the empty line is none.
 WEAKEST_START = 0.3
+# A clock that comes back further from where it is due than this is another one: correlation finds it within a sample.
+_JUMP_SAMPLES = 2.0
+# So many lines in a row that show less than this share of the timing information of an empty one end a clock.
+_LINES_LOST, _LEAST_SHARE = 8, 0.05
 # Samples read at a time; fixed, so that the result does not depend on how a caller cuts the capture.
 PIECE_SAMPLES = 1 << 22
 
 
 @dataclass(frozen=True)
 class SegmentClock:
-    """Line starts of one gap-free stretch.
+    """Line starts of one gap-free stretch, from sample ``first_sample`` (as the digitiser counts) on.
 
     Knots: ``line`` float64 (K,) line numbers counted from ``first_line`` of the segment, ``start_samples`` (K,),
     ``period_samples`` (K,) and ``start_std_samples`` (K,). Between knots the start is the cubic that meets
     both starts and periods; two knots are enough for a steady or evenly drifting clock, and are continued beyond.
     """
 
+    first_sample: int
     first_line: int
     lines: int
     line: np.ndarray
@@ -100,9 +106,9 @@ class LineClock:
         return float(np.sqrt(np.mean(np.concatenate([s.start_std_samples for s in self.segments]) ** 2)))
 
 
-def measure_segment_clock(
+def measure_segment_clocks(
     read: Callable[[int, int], np.ndarray], first: int, stop: int, background: Background, tables: LineTables
-) -> SegmentClock:
+) -> tuple[SegmentClock, ...]:
     """Line clock of one gap-free stretch of samples, followed from its first line to its last.
 
     Parameters
@@ -116,8 +122,9 @@ def measure_segment_clock(
 
     Returns
     -------
-    clock : SegmentClock
-        With ``first_line`` 0: line 0 is the first whole line.
+    clocks : tuple of SegmentClock
+        One, or several where the laser's phase jumped; in order, each with ``first_line`` 0: line 0 is its first whole
+        line.
 
     Raises
     ------
@@ -126,8 +133,9 @@ def measure_segment_clock(
 
     Notes
     -----
-    The samples are read in order, once, in pieces of fixed length. Where the clock is lost (the laser was off, the
-    channel blocked), it is found again by correlation, and the line count goes on with the nearest whole number.
+    The samples are read in order, in pieces of fixed length. Where the clock is lost (the laser was off, the channel
+    blocked), it is found again by correlation. If it comes back where it is due, the count of lines goes on; else
+    another clock begins, and the one before ends with its last good line.
     """
     period = background.period_samples
     if stop - first < (MIN_LINES + 2) * period:
@@ -137,8 +145,10 @@ def measure_segment_clock(
     lines = (stop - first) / period
     stride = SPARSE_STRIDE if lines >= DENSE_LINES else 1
     block_lines = int(min(BLOCK_LINES, max(4, lines // 8)))
-    measured: list[np.ndarray] = []
-    start, updates, line, lost_at = np.nan, 0, 0, np.nan
+    runs: list[list[np.ndarray]] = [[]]
+    start, updates, line = np.nan, 0, 0.0
+    last_good: np.ndarray | None = None  # the last block of this run that showed the clock
+    found_since = False
     position = first
     while position < stop:
         samples = read(position, min(stop, position + PIECE_SAMPLES))
@@ -147,24 +157,80 @@ def measure_segment_clock(
             if correlation < WEAKEST_START and position + samples.size < stop:
                 position += samples.size
                 continue
-            start, updates = position + offset, 0
+            start, updates, found_since = position + offset, 0, False
             period = _local_period(samples, position, start, background, tables, block_lines)
-            line += 0 if np.isnan(lost_at) else round((start - lost_at) / period)
         blocks, start, period, updates, advanced, lost = follow_blocks(
             samples, position, start, period, tables,
             block_lines=block_lines, stride=stride, updates=updates, gain_std=3 * background.gain_std,
         )  # fmt: skip
         blocks[:, 0] += line
         line += advanced
-        measured.append(blocks)
+        good = np.flatnonzero(np.isfinite(blocks[:, 2]))
+        if good.size:
+            if last_good is not None and not found_since:  # found again: where it was due?
+                since = (blocks[good[0], 1] - last_good[1]) / background.period_samples
+                due = last_good[0] + since
+                shift = round(due - blocks[good[0], 0])
+                if abs(due - blocks[good[0], 0] - shift) * period > _JUMP_SAMPLES:
+                    runs.append([])
+                blocks[:, 0] += shift
+                line += shift
+            last_good, found_since = blocks[good[-1]], True
+            runs[-1].append(blocks[: good[-1] + 1] if lost else blocks)
         if lost:
-            lost_at, position = start, int(start)
-            start, period = np.nan, background.period_samples
+            # what follows the last good block may hold another clock
+            found = last_good is not None and found_since
+            behind = int(last_good[1] + 0.5 * block_lines * period) if found else int(start)
+            position, start, period = max(behind, position + 1), np.nan, background.period_samples
         elif position + samples.size >= stop:
             break
         else:
             position = max(int(start) - 2, position + 1)
-    return _segment_clock(np.concatenate(measured), first, stop, background, block_lines)
+    measured = [np.concatenate(run) for run in runs if run]
+    measured = [run for run in measured if np.isfinite(run[:, 2]).sum() >= 2]
+    if not measured:
+        raise SignalError("the line clock could not be followed: fewer than two blocks of lines show the empty line")
+    # a run that another one follows or precedes ends with its last good line
+    reach = 2 * block_lines * stride
+    begins, ends = [first], []
+    for before, after in pairwise(measured):
+        ends.append(_good_until(read, before, reach, first, stop, background, tables, block_lines))
+        begins.append(_good_until(read, after, -reach, first, stop, background, tables, block_lines))
+        begins[-1] = max(begins[-1], ends[-1])
+    return tuple(
+        _segment_clock(run, begin, end, background, block_lines)
+        for run, begin, end in zip(measured, begins, [*ends, stop], strict=True)
+    )
+
+
+def _good_until(
+    read: Callable[[int, int], np.ndarray],
+    blocks: np.ndarray,
+    reach: int,
+    first: int,
+    stop: int,
+    background: Background,
+    tables: LineTables,
+    block_lines: int,
+) -> int:
+    """Sample at which the last line ends (``reach`` positive) or the first begins (negative) that a run's clock fits.
+
+    Looked for within ``reach`` lines from the run's last or first good block.
+    """
+    clock = _segment_clock(blocks, first, stop, background, block_lines)
+    good = blocks[np.isfinite(blocks[:, 2])]
+    centre = clock.line_at(good[-1 if reach > 0 else 0, 1])
+    n = np.round(centre - 0.5 * block_lines * np.sign(reach) + np.sign(reach) * np.arange(abs(reach)))
+    starts = np.sort(clock.line_start(n))
+    begin, end = max(first, int(starts[0]) - 1), min(stop, int(starts[-1] + background.period_samples) + 2)
+    fits = line_fits(read(begin, end), begin, starts, tables, gain_std=3 * background.gain_std, delay_std=1.0)
+    fine = np.isfinite(fits[:, 1]) & (fits[:, 2] > _LEAST_SHARE) & (np.abs(fits[:, 0]) < 1)
+    if reach < 0:
+        fine, starts = fine[::-1], starts[::-1]
+    # cells hide single lines; where so many in a row do not fit, it is over
+    lost = np.convolve(fine, np.ones(_LINES_LOST), "valid") == 0
+    last = starts[max(int(np.argmax(lost)) - 1 if lost.any() else fine.size - 1, 0)]
+    return int(np.ceil(last + background.lit_samples) + 1) if reach > 0 else int(last)
 
 
 def _local_period(
@@ -201,6 +267,7 @@ def _segment_clock(blocks: np.ndarray, first: int, stop: int, background: Backgr
     doubt = slide * background.profile.slope_doubt() if slide * np.ptp(line) < 1 else 0.0
     start_variance = np.maximum(covariance[knots, 0], 0.0) + np.square(doubt * (line[knots] - line.mean()))
     clock = SegmentClock(
+        first_sample=first,
         first_line=0,
         lines=1,
         line=line[knots],

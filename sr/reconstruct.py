@@ -236,7 +236,7 @@ def reconstruct(
         reach, numerator, weight, square,
     )  # fmt: skip
     # a pixel that only one side or the far tail of the kernel reaches is a guess, not a measurement
-    core = np.logical_and.reduce([background.usable(tau_of_column + d * grid.sigma_samples) for d in (-1, 0, 1)])
+    core = background.usable(tau_of_column + np.array([[-1.0], [0.0], [1.0]]) * grid.sigma_samples).all(axis=0)
     full = 2 * np.pi * grid.sigma_lines * grid.sigma_samples * background.peak() ** 2 / variance_table.max()
     known = (weight > 1e-3 * full * _LIT_FLOOR) & core[None, :]
     transmission = np.divide(numerator, weight, out=np.full(weight.shape, np.nan), where=known)

@@ -121,6 +121,53 @@ def test_seed_tells_the_cell_from_its_neighbours():
     assert not segment_cell(transmission, known, 0.02, seed_mask=seed).any()
 
 
+@pytest.mark.parametrize("gap", [10, 20])
+@pytest.mark.parametrize("bright", [0.3, 0.85])
+def test_dim_cell_beside_a_bright_one_is_no_halo(bright, gap):
+    """One event of two cells, the dim one an eighth as deep as the other: each has its own outline."""
+    strong, truth = draw((18, 16), depth=bright, blur=1.5, centre=(25, 45))
+    weak, other = draw((20, 14), depth=max(0.05, bright / 8), blur=1.5, centre=(25 + 38 + gap, 55))
+    transmission = noisy(strong * weak, 0.005)
+    everywhere = np.ones(SHAPE, dtype=bool)
+    mask = segment_cell(transmission, everywhere, 0.005, seed_mask=everywhere)
+    label, n = ndimage.label(mask)
+    assert n == 2
+    for cell in (truth, other):
+        found = label == np.bincount(label[cell & mask]).argmax()
+        assert overlap(found, cell) > 0.88
+
+
+@pytest.mark.parametrize("halo", ["skirt", "fringe", "knob"])
+def test_halo_of_a_bright_cell_stays_out(halo):
+    """A wide skirt, a fringe of the other sign, and a skirt with a rise in it are neither outline nor cells."""
+    transmission, truth = draw((20, 18), depth=0.85, blur=1.5)
+    x, y = np.mgrid[: SHAPE[0], : SHAPE[1]] - np.array([50.3, 47.8])[:, None, None]
+    radius = 19 * np.hypot(x / 20, y / 18)
+    skirt = 0.1 * np.exp(-np.maximum(radius - 19, 0) / 8) * (radius > 19)
+    transmission += {
+        "skirt": -skirt,
+        "fringe": 0.1 * np.sin(np.pi * np.clip((radius - 19) / 8, 0, 1)),
+        "knob": -skirt * (1 + 0.5 * np.exp(-0.5 * ((x - 27) ** 2 + y**2) / 9)),
+    }[halo]
+    transmission = noisy(transmission, 0.003)
+    mask = segment_cell(transmission, np.ones(SHAPE, dtype=bool), 0.003, seed_mask=np.ones(SHAPE, dtype=bool))
+    assert ndimage.label(mask)[1] == 1
+    assert overlap(mask, truth) > 0.9
+
+
+@pytest.mark.parametrize("phase", [0.0, 0.25, 0.5, 0.75])
+def test_textured_faint_cell_is_one(phase):
+    """Texture carries parts of a cell of 5 % contrast below the floor; what stays above is not several cells."""
+    flat, truth = draw((35, 30), depth=1.0, blur=1.5)
+    x, y = np.mgrid[: SHAPE[0], : SHAPE[1]] - np.array([50.3, 47.8])[:, None, None]
+    texture = 0.75 + 0.25 * np.cos(2 * np.pi * (1.2 * x / 35 + phase)) * np.cos(2 * np.pi * (0.9 * y / 30 + phase))
+    core = 0.6 + 0.4 * np.clip(np.hypot(x / 35, y / 30), 0, 1) ** 2  # a cell is thinner optically in its middle
+    transmission = noisy(1 - 0.05 * texture * core * (1 - flat), 0.004)
+    mask = segment_cell(transmission, np.ones(SHAPE, dtype=bool), 0.004)
+    assert ndimage.label(mask)[1] == 1
+    assert overlap(mask, truth) > 0.85
+
+
 @pytest.mark.parametrize(
     ("centre", "rim"),
     [((3, 47), 8), ((97, 47), 8), ((50, 2), 8), ((50, 95), 8), ((50, 2), None), ((4, 3), None)],

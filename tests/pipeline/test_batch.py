@@ -248,3 +248,16 @@ def test_neighbours_are_told_apart(tmp_path: Path, gap_um: float, along_flow: bo
     process_capture(path, tmp_path / "results")
     rows = rows_of(tmp_path / "results", "two")
     assert [float(r["area_um2"]) for r in rows] == pytest.approx([np.pi * 16] * 2, rel=0.1)
+
+
+@pytest.mark.parametrize("gap_um", [2.5, 5.0])
+def test_dim_neighbour_of_a_bright_cell_is_found(tmp_path: Path, gap_um: float) -> None:
+    """Two discs of 8 µm, one an eighth as deep as the other and less than three lines of the map behind it."""
+    discs = place(
+        disc_stamps(), x_um=[24.0, 24.0], y_um=[60.0, 68.0 + gap_um], diameter_um=8.0, contrast=[0.85, 0.85 / 8]
+    )
+    path = tmp_path / "two.h5"
+    simulate_capture(path, StampScene.of(disc_stamps(), discs), Instrument(), lines=1_500, seed=7)
+    process_capture(path, tmp_path / "results")
+    rows = rows_of(tmp_path / "results", "two")
+    assert [float(r["area_um2"]) for r in rows] == pytest.approx([np.pi * 16] * 2, rel=0.15)

@@ -15,7 +15,7 @@ from stretchscope.sr.background import Background
 from stretchscope.sr.calibrate import Span, measure_background
 from stretchscope.sr.detect import Event, bin_columns, find_events, significance_map
 from stretchscope.sr.line_clock import LineClock as MeasuredClock
-from stretchscope.sr.line_clock import SegmentClock, measure_segment_clock
+from stretchscope.sr.line_clock import SegmentClock, measure_segment_clocks
 from stretchscope.sr.line_fit import LineTables, line_tables
 
 SPAN = 1 << 19
@@ -144,7 +144,7 @@ def process(
     """The room's whole way, from samples to events."""
     background = measure_background(spans(samples, first), dark_level_codes=dark_level_codes, code_limits=code_limits)
     tables = line_tables(background)
-    clock = measure_segment_clock(
+    (clock,) = measure_segment_clocks(
         lambda a, b: samples[a - first : b - first], first, first + samples.size, background, tables
     )
     starts = clock.line_start(np.arange(clock.lines))

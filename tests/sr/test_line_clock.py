@@ -5,11 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
+from stretchscope.acquisition.optics import Interleave
 from stretchscope.sr import line_clock
 from stretchscope.sr.calibrate import measure_background
 from stretchscope.sr.errors import SignalError
-from stretchscope.sr.line_clock import SegmentClock, measure_segment_clock
+from stretchscope.sr.line_clock import SegmentClock, measure_segment_clocks
 from stretchscope.sr.line_fit import line_tables
+
+FOUR = Interleave(offset_codes=(1.1, 0.1, -0.75, -0.45), gain=(0.996, 0.9965, 1.009, 0.9985), skew_s=(0.0,) * 4)
 
 MATRIX = {
     "5 GSa/s": {},
@@ -25,6 +28,13 @@ MATRIX = {
     "pulse energy 5 %": {"optics": {"pulse_energy_noise": 0.05}},
     "locked, whole": {"period": 275 / 5e9, "clock": {"frequency_offset": 0.0}},
     "locked, half": {"period": 275.5 / 5e9, "clock": {"frequency_offset": 0.0}},
+    "locked, 2 GSa/s": {"rate": 2e9, "period": 172 / 2e9, "clock": {"frequency_offset": 0.0}},
+    "slides by 9 samples": {"period": 350.003 / 5e9, "clock": {"frequency_offset": 0.0}},
+    "slides by 0.3 samples": {"period": 350.0001 / 5e9, "clock": {"frequency_offset": 0.0}},
+    "locked, four converters": {"period": 352 / 5e9, "clock": {"frequency_offset": 0.0}, "interleave": FOUR},
+    "slides, four converters": {"period": 350.0001 / 5e9, "clock": {"frequency_offset": 0.0}, "interleave": FOUR},
+    "clipped, locked": {"period": 350 / 5e9, "clock": {"frequency_offset": 0.0}, "light_level": 0.93},
+    "weak light, four converters": {"light_level": 0.08, "interleave": FOUR},
 }
 
 
@@ -40,6 +50,17 @@ def test_period_is_within_the_bound(name: str, lab: object) -> None:
     assert found.period_std < 2 * simulated.period_bound(found.clock.lines)
     assert abs(found.clock.lines - lines) <= 1
     assert lab.count_matches(simulated, found) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("rate", [5e9, 2e9])
+def test_dense_cells(rate: float, lab: object) -> None:
+    """Cells in five lines of six: what they leave of each line still gives the period within the bound."""
+    instrument = lab.instrument(rate=rate, optics={"field_of_view_um": 96.0})
+    simulated = lab.simulate(instrument, 3000, cells=36, seed=5, diameter_um=(8.0, 14.0))
+    found = lab.process(simulated.samples)
+    error = found.period - instrument.line_period_samples
+    assert abs(error) < 3 * simulated.period_bound(found.clock.lines)
+    assert found.period_std < 2 * simulated.period_bound(found.clock.lines)
 
 
 def test_uncertainty_is_honest_over_seeds(lab: object) -> None:
@@ -100,7 +121,7 @@ def test_piece_length_changes_nothing(piece: int, usual: tuple, monkeypatch: pyt
     simulated, plain = usual
     monkeypatch.setattr(line_clock, "PIECE_SAMPLES", piece)
     y = simulated.samples
-    clock = measure_segment_clock(lambda a, b: y[a:b], 0, y.size, plain.background, plain.tables)
+    (clock,) = measure_segment_clocks(lambda a, b: y[a:b], 0, y.size, plain.background, plain.tables)
     assert clock.lines == plain.clock.lines
     np.testing.assert_allclose(clock.start_samples, plain.clock.start_samples, rtol=0, atol=1e-9)
 
@@ -110,7 +131,7 @@ def test_sparse_blocks_of_long_captures(usual: tuple, monkeypatch: pytest.Monkey
     simulated, plain = usual
     monkeypatch.setattr(line_clock, "DENSE_LINES", 1000)
     y = simulated.samples
-    clock = measure_segment_clock(lambda a, b: y[a:b], 0, y.size, plain.background, plain.tables)
+    (clock,) = measure_segment_clocks(lambda a, b: y[a:b], 0, y.size, plain.background, plain.tables)
     assert clock.lines == plain.clock.lines
     assert 1.3 < clock.period_std_samples / plain.clock.period_std_samples < 3
     error = line_clock.LineClock((clock,)).period_samples - simulated.instrument.line_period_samples
@@ -126,10 +147,27 @@ def test_laser_off_for_a_while(dark_lines: int, usual: tuple, lab: object, rng: 
     gap = round(dark_lines * period)
     dark = np.rint(plain.background.dark_level_codes + rng.normal(0, 0.6, gap)).astype(np.int8)
     y = np.concatenate([simulated.samples[:cut], dark, simulated.samples[cut:]])
-    clock = measure_segment_clock(lambda a, b: y[a:b], 0, y.size, plain.background, plain.tables)
+    (clock,) = measure_segment_clocks(lambda a, b: y[a:b], 0, y.size, plain.background, plain.tables)
     assert clock.lines == plain.clock.lines + dark_lines
     after = clock.line_start(np.array([2000.0 + dark_lines]))[0] - gap
     assert after == pytest.approx(plain.clock.line_start(np.array([2000.0]))[0], abs=0.02)
+
+
+@pytest.mark.parametrize("dark_lines", [0, 30, 1500])
+def test_phase_jump(dark_lines: int, usual: tuple, rng: np.random.Generator) -> None:
+    """The laser comes back at another phase: two clocks, each right up to the jump, and nothing between them."""
+    simulated, plain = usual
+    cut, lost = round(1210.4 * plain.period), round(0.37 * plain.period)
+    dark = np.rint(plain.background.dark_level_codes + rng.normal(0, 0.6, round(dark_lines * plain.period)))
+    y = np.concatenate([simulated.samples[:cut], dark.astype(np.int8), simulated.samples[cut + lost :]])
+    moved = dark.size - lost
+    before, after = measure_segment_clocks(lambda a, b: y[a:b], 0, y.size, plain.background, plain.tables)
+    assert 1205 <= before.lines <= 1211
+    np.testing.assert_allclose(before.line_start(np.arange(1205)), plain.starts[:1205], atol=0.02)
+    assert 0 <= after.first_sample - (cut + dark.size) < 8 * plain.period
+    first = round((after.line_start(np.array(0)) - moved - plain.starts[0]) / plain.period)
+    assert after.lines == plain.clock.lines - first
+    np.testing.assert_allclose(after.line_start(np.arange(after.lines)) - moved, plain.starts[first:], atol=0.02)
 
 
 def test_begins_inside_a_cell(usual: tuple, lab: object) -> None:
@@ -143,6 +181,7 @@ def test_begins_inside_a_cell(usual: tuple, lab: object) -> None:
 
 def test_line_at_inverts_line_start() -> None:
     clock = SegmentClock(
+        first_sample=0,
         first_line=100,
         lines=901,
         line=np.array([-3.5, 400.0, 950.0]),
@@ -159,7 +198,7 @@ def test_line_at_inverts_line_start() -> None:
 
 def test_segments_share_one_period() -> None:
     one = SegmentClock(
-        0, 101, np.array([0.0, 100.0]), np.array([0.0, 1000.0]), np.full(2, 10.0), np.full(2, 0.1), 0.003
+        0, 0, 101, np.array([0.0, 100.0]), np.array([0.0, 1000.0]), np.full(2, 10.0), np.full(2, 0.1), 0.003
     )
     two = dataclasses.replace(one, first_line=101, lines=201, start_samples=np.array([5000.0, 6000.2]))
     clock = line_clock.LineClock((one, two))
@@ -171,14 +210,14 @@ def test_segments_share_one_period() -> None:
 def test_too_short_a_stretch(usual: tuple) -> None:
     simulated, plain = usual
     with pytest.raises(SignalError, match="holds fewer than 16 lines"):
-        measure_segment_clock(lambda a, b: simulated.samples[a:b], 0, 7000, plain.background, plain.tables)
+        measure_segment_clocks(lambda a, b: simulated.samples[a:b], 0, 7000, plain.background, plain.tables)
 
 
 def test_no_empty_line_in_sight(usual: tuple, rng: np.random.Generator) -> None:
     plain = usual[1]
     noise = np.rint(rng.normal(-80, 3, 200_000)).astype(np.int8)
     with pytest.raises(SignalError, match="could not be followed"):
-        measure_segment_clock(lambda a, b: noise[a:b], 0, noise.size, plain.background, plain.tables)
+        measure_segment_clocks(lambda a, b: noise[a:b], 0, noise.size, plain.background, plain.tables)
 
 
 def test_dense_cells(lab: object) -> None:
@@ -191,7 +230,7 @@ def test_dense_cells(lab: object) -> None:
     background = measure_background(lab.spans(simulated.samples))
     tables = line_tables(background)
     y = simulated.samples
-    clock = measure_segment_clock(lambda a, b: y[a:b], 0, y.size, background, tables)
+    (clock,) = measure_segment_clocks(lambda a, b: y[a:b], 0, y.size, background, tables)
     error = line_clock.LineClock((clock,)).period_samples - instrument.line_period_samples
     assert abs(error) < 6 * simulated.period_bound(clock.lines)
     missed, merged, invented = lab.count_matches(simulated, lab.process(y))

@@ -8,7 +8,7 @@ import pytest
 
 from stretchscope.sr import _kernels
 from stretchscope.sr.calibrate import find_code_limits
-from stretchscope.sr.line_clock import LineClock, measure_segment_clock
+from stretchscope.sr.line_clock import LineClock, measure_segment_clocks
 from stretchscope.sr.line_fit import line_tables
 from stretchscope.sr.reconstruct import Grid, reconstruct
 
@@ -106,5 +106,5 @@ def test_period_does_not_need_the_whole_file(samples: np.ndarray, found: object)
     """The clock of the first 300 lines with the whole capture's empty line: the same starts."""
     tables = line_tables(found.background)
     stop = int(300 * PERIOD)
-    clock = measure_segment_clock(lambda a, b: samples[a:b], 0, stop, found.background, tables)
+    (clock,) = measure_segment_clocks(lambda a, b: samples[a:b], 0, stop, found.background, tables)
     assert LineClock((clock,)).period_samples == pytest.approx(PERIOD, abs=4 * clock.period_std_samples)
