@@ -250,7 +250,7 @@ def test_neighbours_are_told_apart(tmp_path: Path, gap_um: float, along_flow: bo
     assert [float(r["area_um2"]) for r in rows] == pytest.approx([np.pi * 16] * 2, rel=0.1)
 
 
-@pytest.mark.parametrize("gap_um", [2.5, 5.0])
+@pytest.mark.parametrize("gap_um", [1.5, 2.5])
 def test_dim_neighbour_of_a_bright_cell_is_found(tmp_path: Path, gap_um: float) -> None:
     """Two discs of 8 µm, one an eighth as deep as the other and less than three lines of the map behind it."""
     discs = place(
