@@ -72,12 +72,12 @@ def segment_cell(
 
     Notes
     -----
-    Halo is told by what it hangs together with, not by the strongest object in sight: a dim cell beside a bright
-    one keeps its own measure. The noise of neighbouring pixels may be correlated, as gridding leaves it: how far smoothing really lowers
-    it is measured from the image. Columns of unknown pixels that cut the object are bridged where the convex
-    hull of what is seen covers them. What lies wholly behind unknown pixels is not guessed: a rim hidden
-    there is cut straight. A bay in the outline narrower than about a fifth of the object is closed. A ring
-    cut off by a corner of the window keeps its hole.
+    Halo is told by what it hangs together with, not by the strongest object in sight: a dim cell beside a
+    bright one keeps its own measure. The noise of neighbouring pixels may be correlated, as gridding leaves it:
+    how far smoothing really lowers it is measured from the image. Columns of unknown pixels that cut the object
+    are bridged where the convex hull of what is seen covers them. What lies wholly behind unknown pixels is not
+    guessed: a rim hidden there is cut straight. A bay in the outline narrower than about a fifth of the object
+    is closed. A ring cut off by a corner of the window keeps its hole.
 
     Sources: Knutsson and Westin, CVPR 1993, 515 (normalised convolution); Canny, IEEE Trans. PAMI 8, 679
     (1986) (hysteresis).
@@ -189,8 +189,11 @@ def _box(mask: np.ndarray, room: int) -> tuple[slice, slice]:
 
 
 def _parts(mask: np.ndarray, supported: np.ndarray, reach: int) -> tuple[np.ndarray, int]:
-    """Labels of what hangs together in a mask, save for gaps narrower than the reach and for unknown pixels."""
-    return ndimage.label(_dilate(mask, max(1, reach // 3)) | _bridge(mask, supported), np.ones((3, 3)))
+    """Labels of what hangs together in a mask, as far as is known: save for gaps narrower than the reach.
+
+    Two parts that border on the same unknown pixels may hang together behind them.
+    """
+    return ndimage.label(_dilate(mask, max(1, reach // 3)) | ~supported, np.ones((3, 3)))
 
 
 def _holding(pixels: np.ndarray, label: np.ndarray, n: int) -> np.ndarray:

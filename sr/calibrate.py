@@ -310,7 +310,7 @@ def _refine(spans: Sequence[Span], background: Background, *, register_lines: bo
     if not fitted:
         raise SignalError(
             "the line clock could not be followed: no stretch shows the same empty line again and again; "
-            "check that laser and digitiser ran steadily, and are not locked at a whole number of samples"
+            "check that laser and digitiser ran steadily, and that some dozens of lines were recorded"
         )
     period = sum(p for p, _ in periods) / sum(n for _, n in periods)
     pieces = [_unfold(*parts, background.code_limits) for parts in fitted]

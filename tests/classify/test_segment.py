@@ -95,6 +95,17 @@ def test_faint_flank_across_a_notch_stays_out():
     assert overlap(mask[:, :76], truth[:, :76]) > 0.95
 
 
+def test_faint_flank_aslant_of_a_hidden_rim_is_no_cell():
+    """Whether it hangs together with the droplet behind the unknown columns cannot be seen: it counts as halo."""
+    transmission, truth = draw((33, 33), rim=8, blur=2.5)
+    transmission[76:96, 84:] -= 0.1
+    transmission = noisy(transmission, 0.01)
+    known = hide(transmission, (70, 84))
+    mask = segment_cell(transmission, known, 0.01, seed_mask=np.ones(SHAPE, dtype=bool))
+    assert not mask[:, 84:].any()
+    assert overlap(mask[:, :70], truth[:, :70]) > 0.95
+
+
 def test_bright_and_dark_cells_alike():
     transmission, truth = draw((15, 12), depth=0.3)
     dark = noisy(transmission, 0.02)
