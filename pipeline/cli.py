@@ -13,12 +13,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from .execution import Execution
     from .settings import Settings
 
+
+
+class _Commands(TyperGroup):
+    """The commands; an interruption of any says so and ends with status 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            kept = "; what was complete is kept, go on with --resume" if ctx.invoked_subcommand == "process" else ""
+            _say(f"interrupted{kept}")
+            raise SystemExit(130) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -43,12 +59,9 @@ Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Threads; 
 
 
 def main() -> None:
-    """Entry point: errors in the input become one line and exit status 2, an interruption 130."""
+    """Entry point: errors in the input become one line and exit status 2."""
     try:
         app()
-    except KeyboardInterrupt:
-        _say("interrupted; what was complete is kept, go on with --resume")
-        raise SystemExit(130) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None

@@ -271,3 +271,15 @@ def test_too_few_beads(run: Run, small: Path, tmp_path: Path) -> None:
     assert status == 2
     assert "at least 5 are needed" in err
     assert not (tmp_path / "b.toml").exists()
+
+
+def test_interruption_says_how_to_go_on(
+    run: Run, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stretchscope.pipeline.batch.survey_capture", interrupted)
+    status, _, err = run("process", small, "-o", tmp_path / "out")
+    assert status == 130
+    assert "--resume" in err
