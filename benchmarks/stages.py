@@ -40,7 +40,8 @@ def time_stages(path: Path) -> dict[str, float]:
         spans = _spans(capture)
         background_s = seconds(lambda: measure_background(spans, code_limits=capture.code_limits), repeats=2)
         clock_s = seconds(
-            lambda: measure_segment_clocks(capture.read, 0, segment.samples, survey.background, survey.tables), repeats=2
+            lambda: measure_segment_clocks(capture.read, 0, segment.samples, survey.background, survey.tables),
+            repeats=2,
         )
     job, clock = Job(path, survey, settings), survey.clock.segments[0]
     lines = int(8e6 / PERIOD_SAMPLES) // 4 * 4

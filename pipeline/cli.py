@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 
-
 class _Commands(TyperGroup):
     """The commands; an interruption of any says so and ends with status 130."""
 

@@ -492,7 +492,7 @@ def grid_lines(
     row_step = line_of_row[1] - line_of_row[0] if rows > 1 else 1.0
     column_step = tau_of_column[1] - tau_of_column[0] if columns > 1 else 1.0
     kernel_row = np.empty(rows)
-    kernel_column = np.empty(columns)
+    line = np.empty((3, columns))  # what the line's samples add along the line; the rows are spread once a line
     for n in range(starts.shape[0]):
         if not np.isfinite(fits[n, 1]):
             continue
@@ -504,6 +504,8 @@ def grid_lines(
         for r in range(row_first, row_last + 1):
             d = (line_of_row[r] - n) / sigma_lines
             kernel_row[r] = math.exp(-0.5 * d * d)
+        line[:] = 0.0
+        touched_first, touched_last = columns, -1
         first = math.ceil(start + tau_of_column[0] - reach_samples)
         last = math.floor(start + tau_of_column[columns - 1] + reach_samples)
         for k in range(max(first, origin), min(last, origin + samples.shape[0] - 1) + 1):
@@ -522,16 +524,21 @@ def grid_lines(
             y = ((x - offset[c]) * inverse_gain[c] - baseline) / gain
             column_first = max(0, math.ceil((tau - reach_samples - tau_of_column[0]) / column_step))
             column_last = min(columns - 1, math.floor((tau + reach_samples - tau_of_column[0]) / column_step))
+            pv, ppv = p * y / v, p * p / v
             for q in range(column_first, column_last + 1):
                 d = (tau_of_column[q] - tau) / sigma_samples
-                kernel_column[q] = math.exp(-0.5 * d * d)
-            pv, ppv = p * y / v, p * p / v
-            for r in range(row_first, row_last + 1):
-                for q in range(column_first, column_last + 1):
-                    h = kernel_row[r] * kernel_column[q]
-                    numerator[r, q] += h * pv
-                    weight[r, q] += h * ppv
-                    square[r, q] += h * h * ppv
+                h = math.exp(-0.5 * d * d)
+                line[0, q] += h * pv
+                line[1, q] += h * ppv
+                line[2, q] += h * h * ppv
+            touched_first, touched_last = min(touched_first, column_first), max(touched_last, column_last)
+        for r in range(row_first, row_last + 1):
+            h = kernel_row[r]
+            hh = h * h
+            for q in range(touched_first, touched_last + 1):
+                numerator[r, q] += h * line[0, q]
+                weight[r, q] += h * line[1, q]
+                square[r, q] += hh * line[2, q]
 
 
 @njit(nogil=True, cache=True)

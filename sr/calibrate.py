@@ -197,7 +197,7 @@ def _guess_again(span: Span, background: Background) -> Background:
 
 
 def _robust_misfit(span: Span, background: Background) -> float:
-    """Mean negative log-likelihood of a stretch's samples; beyond four standard deviations, something else's."""
+    """Akaike's criterion per sample of a stretch; what is beyond four standard deviations belongs to something else."""
     tables, period = line_tables(background), background.period_samples
     samples = span.samples[: int(_LINES_PER_SPAN * period)]
     clock = _steady_clock(samples, span.origin, background, tables)
@@ -217,7 +217,8 @@ def _robust_misfit(span: Span, background: Background) -> float:
     ]
     light, slope = background.profile.light_and_slope(tau)
     variance = background.variance_of(light, slope)
-    return float(np.mean(np.minimum((value - baseline - gain * light) ** 2 / variance, 16.0) + np.log(variance)))
+    squares = np.minimum((value - baseline - gain * light) ** 2 / variance, 16.0)
+    return float(np.mean(squares + np.log(variance))) + 2 * background.profile.knots / tau.size
 
 
 def _phase_bins(starts: Sequence[np.ndarray], finest: int = _FINEST_KNOTS) -> int:

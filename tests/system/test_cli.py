@@ -273,9 +273,7 @@ def test_too_few_beads(run: Run, small: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "b.toml").exists()
 
 
-def test_interruption_says_how_to_go_on(
-    run: Run, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interruption_says_how_to_go_on(run: Run, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
