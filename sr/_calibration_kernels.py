@@ -30,11 +30,11 @@ def _knot_position(tau, origin, period, knots):
 
 
 @njit(nogil=True, cache=True)
-def accumulate_normal_equations(tau, origin, period, values, weights, band, right, support):
+def accumulate_normal_equations(tau, origin, period, values, weights, band, right):
     """Add samples to the normal equations of a periodic cubic spline.
 
     tau, values, weights: float64 (S,); band: float64 (K, 4), band[i, d] couples coefficients i and i + d (cyclic);
-    right: float64 (K,); support: float64 (K,), the weight in each knot interval. Return the sum of weight · value².
+    right: float64 (K,). Return the sum of weight · value².
     """
     knots = right.shape[0]
     b = np.empty(4)
@@ -46,7 +46,6 @@ def accumulate_normal_equations(tau, origin, period, values, weights, band, righ
         u = _knot_position(tau[s], origin, period, knots)
         cell = int(u)
         basis(u - cell, b)
-        support[cell] += w
         energy += w * values[s] * values[s]
         for i in range(4):
             row = cell + i if cell + i < knots else cell + i - knots

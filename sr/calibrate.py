@@ -13,7 +13,9 @@ from scipy.optimize import nnls
 
 from . import _calibration_kernels as _kernels
 from .background import Background
+from .converters import converters_mix, fit_converters
 from .errors import SignalError
+from .first_guess import guess_empty_line, phase_bins
 from .line_fit import LineTables, line_fits, line_tables
 from .line_shape import place_line_start, points_down, repeats_within, upside_down
 from .period import MIN_LINES, find_period
@@ -22,15 +24,11 @@ from .tracking import correlate_start, credible_variance, follow_blocks, steady_
 
 _LINES_PER_SPAN = 1024
 _MOST_LINES = 8192
-# Times (sixteenths of a span) at which a phase must be met before the profile is resolved at it.
-_TIMES_MET = 8
 _BLOCK_LINES = 32
 # Lines that share a phase in a guess of the empty line: while the period is a guess itself, and once it is known.
 _MANY_LINES, _FEW_LINES = 60, 16
-_FINEST_BINS, _FINEST_KNOTS = 64, 16
+_FINEST_KNOTS = 16
 _MOST_ROUNDS = 10
-# 1/variance of a converter's gain before anything is measured, and where nothing can be.
-_GAIN_PRIOR, _GAIN_CERTAIN = 1 / 0.02**2, 1e12
 # Variance of rounding to whole codes; no noise is less.
 _ROUNDING = 1 / 12
 # Rounds go on until the empty line changes by less than this share of its noise (root mean square where it is lit).
@@ -89,7 +87,7 @@ def measure_background(
 
     Notes
     -----
-    Start: period by autocorrelation, profile as the densest quarter of the codes of each phase (:func:`_guess`). Then,
+    Start: period by autocorrelation, profile as the densest quarter of the codes of each phase. Then,
     in turns: lines are fitted with the profile on the
     positions that agree with it, and the profile is fitted on the samples that agree with the lines (Tukey
     weights), with the converters' offsets and gains and the noise.
@@ -117,7 +115,7 @@ def measure_background(
             f"only {main.samples.size / period:.1f} lines of {period:.2f} samples: "
             f"at least {MIN_LINES + 1} are needed to find the empty line; record longer"
         )
-    background = _guess(main, 0.0, period, _MANY_LINES, code_limits)
+    background = guess_empty_line(main.samples, 0.0, period, _MANY_LINES, code_limits)
     for attempt in range(2):
         background = _converge([main], background, register_lines=False)
         background = _guess_again(main, background)
@@ -127,7 +125,7 @@ def measure_background(
         divisor = repeats_within(background)
         if divisor == 1 or attempt == 1:
             break
-        background = _guess(main, 0.0, background.period_samples / divisor, _MANY_LINES, code_limits)
+        background = guess_empty_line(main.samples, 0.0, background.period_samples / divisor, _MANY_LINES, code_limits)
     return place_line_start(background, dark_level_codes)
 
 
@@ -138,52 +136,6 @@ def _period_or_none(samples: np.ndarray) -> tuple[float, float, SignalError | No
         return (0.0, 0.0, error)
 
 
-def _guess(span: Span, start: float, period: float, lines_per_bin: int, code_limits: tuple[int, int]) -> Background:
-    """Profile from the densest codes of each phase, with a noise model wide enough for its roughness.
-
-    An empty channel is the one thing that looks the same at every pass. Lines start at ``start`` and every ``period``
-    [samples]; each phase is seen by ``lines_per_bin`` lines, few where start and period are well known.
-    """
-    samples = span.samples[: int(_LINES_PER_SPAN * period)].astype(np.float64)
-    turns = (np.arange(samples.size) - start) / period
-    lines = samples.size / period
-    bins = int(min(max(2, lines / lines_per_bin), _phase_bins([np.arange(int(lines)) * period], _FINEST_BINS)) * period)
-    place = np.minimum((turns % 1.0 * bins).astype(int), bins - 1)
-    order = np.lexsort((samples, place))
-    edges = np.searchsorted(place[order], np.arange(bins + 1))
-    tau, values, spread = (np.full(bins, np.nan) for _ in range(3))
-    for b in range(bins):
-        members = order[edges[b] : edges[b + 1]]
-        if members.size < 3:
-            continue
-        codes = samples[members]
-        width = max(2, codes.size // 4, min(codes.size // 2, 6))
-        spans_ = codes[width - 1 :] - codes[: codes.size - width + 1]
-        ties = np.flatnonzero(spans_ == spans_.min())
-        first = int(ties[ties.size // 2])
-        values[b], spread[b] = codes[first : first + width].mean(), spans_[first]
-        tau[b] = (turns[members[first : first + width]] % 1.0).mean() * period
-    known = np.isfinite(values)
-    profile, _ = fit_profile(
-        tau[known], values[known], np.ones(int(known.sum())), period_samples=period, most_per_sample=8
-    )
-    # the densest quarter of a Gaussian spans 0.64 of its standard deviation; one code is the least
-    noise = (max(float(np.nanmedian(spread)) / 0.64, 0.5)) ** 2
-    peak = float(np.ptp(profile.light(tau)))
-    return Background(
-        profile=profile,
-        dark_level_codes=None,
-        lit_samples=period,
-        censored=np.zeros(profile.knots, dtype=bool),
-        noise=(noise, 0.0, 0.05),
-        interleave_offset_codes=(0.0,),
-        interleave_gain=(1.0,),
-        code_limits=code_limits,
-        gain_std=max(0.02, np.sqrt(noise) / peak),
-        delay_std_samples=0.3,
-    )
-
-
 def _guess_again(span: Span, background: Background) -> Background:
     """Where the line is steep, the first guess was too coarse to tell it from cells: again, with the clock known."""
     steep = float(np.abs(background.profile.slope(np.arange(0.0, background.lit_samples, 1 / 16))).max())
@@ -191,7 +143,7 @@ def _guess_again(span: Span, background: Background) -> Background:
     if clock is None or steep < _LINES_PER_SPAN / _MANY_LINES * background.noise_std_codes:
         return background
     start = float(clock(np.zeros(1))[0]) - span.origin
-    guess = _guess(span, start, background.period_samples, _FEW_LINES, background.code_limits)
+    guess = guess_empty_line(span.samples, start, background.period_samples, _FEW_LINES, background.code_limits)
     other = _converge([span], guess, register_lines=False)
     return min(background, other, key=lambda found: _robust_misfit(span, found))
 
@@ -219,35 +171,6 @@ def _robust_misfit(span: Span, background: Background) -> float:
     variance = background.variance_of(light, slope)
     squares = np.minimum((value - baseline - gain * light) ** 2 / variance, 16.0)
     return float(np.mean(squares + np.log(variance))) + 2 * background.profile.knots / tau.size
-
-
-def _phase_bins(starts: Sequence[np.ndarray], finest: int = _FINEST_KNOTS) -> int:
-    """Most bins per sample, 1 … ``finest``, of which each is met at many times by lines with these starts.
-
-    One array of starts per span. A locked clock meets few phases at all; one that slides slowly past a sample stays
-    long enough at each phase for a cell to fill it.
-    """
-    phase = np.concatenate([s - np.floor(s) for s in starts])
-    slices = np.concatenate([16 * i + np.arange(s.size) * 16 // s.size for i, s in enumerate(starts)])
-    bins = finest
-    while bins > 1:
-        times = []
-        for shift in (0.0, 0.5):  # phases on the border of two bins must not count for both
-            met = np.unique((phase * bins + shift).astype(int) % bins * 16 * len(starts) + slices) // (16 * len(starts))
-            times.append(np.bincount(met, minlength=bins).min())
-        if min(times) >= _TIMES_MET:
-            break
-        bins //= 2
-    return bins
-
-
-def _converters_mix(starts: Sequence[np.ndarray]) -> bool:
-    """Whether every position of the line is seen by every converter; not so near a period of an even number of samples.
-
-    One array of line starts per span.
-    """
-    first = np.concatenate([np.ceil(s).astype(np.int64) for s in starts]) % _kernels.CONVERTERS
-    return bool(np.bincount(first, minlength=_kernels.CONVERTERS).min() > 0.02 * first.size)
 
 
 def _converge(spans: Sequence[Span], background: Background, *, register_lines: bool) -> Background:
@@ -325,8 +248,8 @@ def _refine(spans: Sequence[Span], background: Background, *, register_lines: bo
         if free_fits
         else background.delay_std_samples,
     )
-    most, mixed = _phase_bins(line_starts), _converters_mix(line_starts)
-    return _fit_empty_line(background, period, tau, code, converter, baseline, gain, trust, most, mixed)
+    most, mix = phase_bins(line_starts, _FINEST_KNOTS), converters_mix(line_starts)
+    return _fit_empty_line(background, period, tau, code, converter, baseline, gain, trust, most, mix)
 
 
 def _steady_clock(
@@ -395,31 +318,18 @@ def _fit_empty_line(
     gain: np.ndarray,
     line_trust: np.ndarray,
     most_knots_per_sample: int,
-    converters_mix: bool,
+    mix: bool,
 ) -> Background:
-    """Fit converters, profile and noise to equivalent-time samples, weighing down what is not the empty line.
-
-    Where a position is always seen by the same few converters (``converters_mix`` False), a profile with a comb would
-    explain them as well: there they are judged by the profile averaged over all of them, where it is straight enough.
-    """
+    """Fit converters, profile and noise to equivalent-time samples, weighing down what is not the empty line."""
     old = replace(background, profile=replace(background.profile, period_samples=period))
     observed = converter >= 0
     light, slope = old.profile.light_and_slope(tau)
-    codes = baseline + gain * light
     variance = gain**2 * old.variance_of(light, slope)
     offsets, gains = np.array(old.interleave_offset_codes), np.array(old.interleave_gain)
     position = np.where(observed, converter, 0) % offsets.size
-    residual = (code - offsets[position]) / gains[position] - codes
+    residual = (code - offsets[position]) / gains[position] - (baseline + gain * light)
     trust = np.where(observed, line_trust * _tukey(residual / np.sqrt(variance)), 0.0)
-    if converters_mix:
-        offsets, gains = _fit_converters(code, codes, converter, trust / variance, old)
-    else:
-        smooth, doubt = _without_comb(old.profile, tau)
-        straight = doubt < 0.5 * old.noise_std_codes
-        bright = smooth > 0.5 * smooth.max()
-        prior = _GAIN_PRIOR if straight[bright].mean() > 0.5 else _GAIN_CERTAIN
-        expected = baseline + gain * smooth
-        offsets, gains = _fit_converters(code, expected, converter, trust * straight / variance, old, prior)
+    offsets, gains = fit_converters(tau, code, converter, baseline, gain, trust / variance, old, mix=mix)
     position = np.where(observed, converter, 0) % offsets.size
     expected, light = light, ((code - offsets[position]) / gains[position] - baseline) / gain
     # on a rail the light is at least (or at most) what the rail says: the best guess is the profile so far, if beyond.
@@ -427,7 +337,7 @@ def _fit_empty_line(
     beyond = np.where(code >= background.code_limits[1], 1, -1) * np.sign(gains[0])
     light = np.where(observed, light, np.where(beyond > 0, np.maximum(light, expected), np.minimum(light, expected)))
     weights = np.where(observed, trust, line_trust) / variance
-    profile, _ = fit_profile(tau, light, weights, period_samples=period, most_per_sample=most_knots_per_sample)
+    profile = fit_profile(tau, light, weights, period_samples=period, most_per_sample=most_knots_per_sample)
     support = np.bincount(profile.cell(tau), weights=trust, minlength=profile.knots)
     censored = support <= 0
     if not observed.all():
@@ -455,67 +365,9 @@ def _fit_empty_line(
     )
 
 
-def _without_comb(profile: Profile, tau: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Light at positions τ without what repeats with the converters, and how far that may bend it [codes].
-
-    A running mean over as many samples as there may be converters knows no comb; what it takes off curves it gives
-    back when it is applied to its own error, twice. The last correction tells what is still missing.
-    """
-    knots = 16 * round(profile.period_samples)
-    light = profile.light(np.arange(knots) * (profile.period_samples / knots))
-    frequency = np.fft.rfftfreq(knots, profile.period_samples / knots)  # cycles per sample
-    n = _kernels.CONVERTERS
-    mean = np.where(frequency < 0.5, np.sinc(n * frequency) / np.sinc(frequency), 0.0)
-    twice, thrice = (np.fft.irfft(np.fft.rfft(light) * (1 - (1 - mean) ** k), knots) for k in (2, 3))
-    place = np.mod(tau, profile.period_samples) * (knots / profile.period_samples)
-    smooth, doubt = (
-        np.interp(place, np.arange(knots + 1), np.append(v, v[0])) for v in (thrice, np.abs(thrice - twice))
-    )
-    return smooth, doubt
-
-
 def _tukey(deviations: np.ndarray) -> np.ndarray:
     """Tukey's biweight: 1 at zero, 0 from five standard deviations on."""
     return np.square(np.maximum(1 - np.square(deviations / 5.0), 0.0))
-
-
-def _fit_converters(
-    code: np.ndarray,
-    expected: np.ndarray,
-    converter: np.ndarray,
-    weights: np.ndarray,
-    old: Background,
-    gain_prior: float = _GAIN_PRIOR,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Offset and gain of the interleaved converters: code = offset + gain · expected light, for k mod 1, 2, 4, 8.
-
-    The smallest number of converters whose offsets and gains explain all eight positions is taken.
-    """
-    n = _kernels.CONVERTERS
-    sums = np.zeros((n, 5))
-    _kernels.converter_sums(code, expected, converter, weights, sums)
-    total_weight = max(float(sums[:, 0].sum()), 1e-30)
-    sums[:, 2] += gain_prior
-    sums[:, 4] += gain_prior * np.sign(old.interleave_gain[0])
-
-    def solve(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        s0, s1, s2, t0, t1 = parts.T
-        det = np.maximum(s0 * s2 - s1 * s1, 1e-12)
-        return (s2 * t0 - s1 * t1) / det, (s0 * t1 - s1 * t0) / det
-
-    def unexplained(count: int) -> float:
-        """Weighted rms difference [codes] between the codes that ``count`` and that eight converters predict."""
-        offset, gain = (np.tile(v, n // count) for v in solve(sums.reshape(n // count, count, 5).sum(axis=0)))
-        a, b = offset8 - offset, gain8 - gain
-        return float(
-            np.sqrt(max(np.sum(a * a * sums[:, 0] + 2 * a * b * sums[:, 1] + b * b * sums[:, 2]), 0) / total_weight)
-        )
-
-    offset8, gain8 = solve(sums)
-    enough = 0.12 * old.noise_std_codes + 0.05 * unexplained(1)
-    count = next(c for c in (1, 2, 4, 8) if c == n or unexplained(c) <= enough)
-    offset, gain = solve(sums.reshape(n // count, count, 5).sum(axis=0))
-    return offset, gain / abs(gain.mean())
 
 
 def _fit_noise(

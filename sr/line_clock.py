@@ -179,9 +179,9 @@ def measure_segment_clocks(
             runs[-1].append(blocks[: good[-1] + 1] if lost else blocks)
         if lost:
             # what follows the last good block may hold another clock
-            found = last_good is not None and found_since
-            behind = int(last_good[1] + 0.5 * block_lines * period) if found else int(start)
-            position, start, period = max(behind, position + 1), np.nan, background.period_samples
+            if last_good is not None and found_since:
+                start = last_good[1] + 0.5 * block_lines * period
+            position, start, period = max(int(start), position + 1), np.nan, background.period_samples
         elif position + samples.size >= stop:
             break
         else:

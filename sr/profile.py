@@ -72,7 +72,7 @@ class Profile:
 
 def fit_profile(
     tau: np.ndarray, light: np.ndarray, weights: np.ndarray, *, period_samples: float, most_per_sample: int
-) -> tuple[Profile, np.ndarray]:
+) -> Profile:
     """Weighted least-squares periodic spline through equivalent-time samples, as smooth as they allow.
 
     Parameters
@@ -87,8 +87,6 @@ def fit_profile(
     Returns
     -------
     profile : Profile
-    support : ndarray of shape (K,)
-        Weight that fell into each knot interval.
 
     Notes
     -----
@@ -101,9 +99,9 @@ def fit_profile(
     whole = max(round(period_samples), -(-_FEWEST_KNOTS // per_sample))
     knots = whole * per_sample
     band = np.zeros((knots, 4))
-    right, support = np.zeros(knots), np.zeros(knots)
+    right = np.zeros(knots)
     origin = _knots_at_samples(tau, weights, period_samples / knots)
-    energy = _kernels.accumulate_normal_equations(tau, origin, period_samples, light, weights, band, right, support)
+    energy = _kernels.accumulate_normal_equations(tau, origin, period_samples, light, weights, band, right)
     samples = int(np.count_nonzero(weights))
     fits = []
     while True:
@@ -119,7 +117,7 @@ def fit_profile(
     coefficients = next(
         c for c, score in reversed(fits) if score <= best * (1 + 3 * np.sqrt(2 * knots) / max(samples, 1))
     )
-    return Profile(period_samples, coefficients, origin), support.reshape(coefficients.size, -1).sum(axis=1)
+    return Profile(period_samples, coefficients, origin)
 
 
 def _knots_at_samples(tau: np.ndarray, weights: np.ndarray, step: float) -> float:

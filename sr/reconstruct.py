@@ -236,9 +236,10 @@ def reconstruct(
         reach, numerator, weight, square,
     )  # fmt: skip
     # a pixel that only one side or the far tail of the kernel reaches is a guess, not a measurement
-    core = background.usable(tau_of_column + np.array([[-1.0], [0.0], [1.0]]) * grid.sigma_samples).all(axis=0)
+    around = tau_of_column + np.array([[-1.0], [0.0], [1.0]]) * grid.sigma_samples
+    core = np.all(background.usable(around), axis=0)
     full = 2 * np.pi * grid.sigma_lines * grid.sigma_samples * background.peak() ** 2 / variance_table.max()
-    known = (weight > 1e-3 * full * _LIT_FLOOR) & core[None, :]
+    known = (weight > 1e-3 * full * _LIT_FLOOR) & core
     transmission = np.divide(numerator, weight, out=np.full(weight.shape, np.nan), where=known)
     variance = np.divide(square, weight**2, out=np.full(weight.shape, np.inf), where=known)
     return TransmissionImage(
