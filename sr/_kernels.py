@@ -211,7 +211,7 @@ def fit_line(samples, first, converter, epsilon, row, tables, limits, priors, ch
     """Fit one line: y = baseline + gain change·p + slope·q, robustly where the plain fit does not explain it.
 
     tables = (scale, shift, p, q, w, dark, gram, reach); priors = (1/var of gain change, 1/var of
-    delay) [1, 1/samples²]; work: float32 (4, W). Residuals of all positions are left in work[1].
+    delay) [1, 1/samples²]; work: float32 (4, W), fit: float64 (5,). Residuals of all positions are left in work[1].
     Return (variance of slope, information share, chi-square of what was fitted, samples on a rail).
     """
     scale, shift, profiles, slopes, weights, darks, grams, reach = tables

@@ -207,7 +207,7 @@ def test_detect_rows_counts_in_standard_deviations(rng: np.random.Generator) -> 
     kernels.detect_rows(samples, 0, starts, 4, 5, tables, root, counts, *args[1:], out, lines)
     z = []
     for start in starts:
-        first, work, fit = int(np.ceil(start)), np.empty((4, 60), np.float32), np.empty(4)
+        first, work, fit = int(np.ceil(start)), np.empty((4, 60), np.float32), np.empty(5)
         row = int((first - start) * 8 + 0.5)
         kernels.fit_line(samples, first, first % 8, first - start - row / 8, row, *args, work, fit)
         z.append(work[1][:40] * root[row][:40])
