@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stretchscope.sr.errors import SignalError
-from stretchscope.sr.tracking import phase_terms, smooth_blocks, steady_clock
+from stretchscope.sr.tracking import correlate_start, disturbances, phase_terms, smooth_blocks, steady_clock
 
 LINE = np.arange(60) * 64 + 31.5
 
@@ -100,3 +100,35 @@ def test_outliers_and_gaps(rng: np.random.Generator) -> None:
 def test_two_blocks_are_the_least(rng: np.random.Generator) -> None:
     with pytest.raises(SignalError, match="fewer than two blocks"):
         smooth_blocks(LINE, measured(rng), np.r_[1e-6, np.full(59, np.inf)])
+
+
+def test_missing_light_does_not_pull_the_clock(rng: np.random.Generator) -> None:
+    """Cells in the second half of a capture shift its blocks in proportion to the light they take."""
+    missing = np.where(np.arange(60) > 30, rng.uniform(500, 3000, 60), 0.0)
+    place = measured(rng) + 4e-6 * missing
+    blocks = np.zeros((60, 6))
+    blocks[:, 0], blocks[:, 1], blocks[:, 5] = LINE, place, missing
+    plain = smooth_blocks(LINE, place, np.full(60, 1e-6))
+    clock = smooth_blocks(LINE, place, np.full(60, 1e-6), disturbances(blocks, 275.5195, 64))
+    error = (clock.state[-1, 0] - clock.state[0, 0]) / (LINE[-1] - LINE[0]) - 275.5195
+    assert not clock.wanders
+    assert abs(error) < 4 * clock.mean_period_std
+    assert clock.mean_period_std < 1.5 * 1e-3 / np.sqrt(np.sum((LINE - LINE.mean()) ** 2)) * 2
+    assert abs(plain.state[:, 1].mean() - 275.5195) > 3 * abs(error)
+
+
+@pytest.mark.parametrize("period", [350.0, 350.5, 431.03])
+def test_start_of_lines_that_meet_few_phases(period: float, lab: object) -> None:
+    """A cell fills the first window: the next one decides, wherever the few phases of a locked clock lie."""
+    instrument = lab.instrument(period=period / 5e9, clock={"frequency_offset": 0.0, "jitter_s": 0.0})
+    simulated = lab.simulate(instrument, 1200, seed=4)
+    background = lab.process(simulated.samples).background
+    samples = simulated.samples.copy()
+    lit = np.arange(20, 120)
+    for line in range(30):  # darkened on one side, as by a cell at the edge
+        first = round(simulated.starts[line] - simulated.starts[0]) + round(simulated.starts[0] % period)
+        samples[first + lit] = samples[first + lit] // 2 - 50
+    clean, _ = correlate_start(simulated.samples, background)
+    start, correlation = correlate_start(samples, background)
+    assert start == pytest.approx(clean, abs=0.3)
+    assert correlation > 0.99
