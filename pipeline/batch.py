@@ -77,7 +77,9 @@ def process_capture(
     with open_capture(path, sample_rate_hz=settings.capture.sample_rate_hz) as capture:
         recipe = _recipe(capture, settings)
         files = ResultFiles(folder, path.stem, ())
-        finished = _finished_record(files, recipe) if resume else None
+        if any(output.samefile(path) for output in files.existing()):
+            raise OutputError(f"{path}: a result would replace the capture itself; give another folder")
+        finished = _finished_record(files, recipe, full_image=full_image) if resume else None
         if finished is not None:
             return finished
         made = _prepare_folder(files, overwrite=overwrite, resume=resume)
@@ -167,8 +169,8 @@ def _recipe(capture: Capture, settings: Settings) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _finished_record(files: ResultFiles, recipe: str) -> dict[str, Any] | None:
-    """The record of a finished run of this recipe; an error if a finished run of another one is in the way."""
+def _finished_record(files: ResultFiles, recipe: str, *, full_image: bool) -> dict[str, Any] | None:
+    """The record of a finished run of this recipe, if all it wrote is there; an error if another one is in the way."""
     path = files.path(".run.json")
     if not path.exists():
         return None
@@ -181,7 +183,7 @@ def _finished_record(files: ResultFiles, recipe: str) -> dict[str, Any] | None:
             f"{path}: a finished run with another capture, settings or version; "
             "give --overwrite to replace it, or another folder"
         )
-    return record
+    return record if files.complete(full_image=full_image) else None
 
 
 def _prepare_folder(files: ResultFiles, *, overwrite: bool, resume: bool) -> list[Path]:
@@ -246,6 +248,9 @@ def _rtdc_metadata(capture: Capture, job: Job, grid: Grid) -> RtdcMetadata:
 def _record(capture: Capture, job: Job, grid: Grid, state: State, recipe: str) -> dict[str, Any]:
     counts = state.counts
     short = capture.samples - sum(segment.samples for segment in job.survey.segments)
+    signal = describe(capture, job.survey, counts["samples_saturated"])
+    if dark := counts["lines_without_light"]:
+        signal["warnings"].append(f"{dark} of {job.survey.clock.lines} lines hold no light")
     return {
         "stretchscope": __version__,
         "python": platform.python_version(),
@@ -254,7 +259,7 @@ def _record(capture: Capture, job: Job, grid: Grid, state: State, recipe: str) -
         "capture": {"file": capture.path.name, "digest": capture.digest(), **asdict(capture.metadata)},
         "settings": job.settings.as_dict(),
         "recipe": recipe,
-        "signal": describe(capture, job.survey, counts["samples_saturated"]),
+        "signal": signal,
         "grid": asdict(grid) | {"pixel_um": job.pixel_um / grid.columns_per_sample if job.pixel_um else None},
         "accounting": {
             "samples_offered": capture.samples,
@@ -263,6 +268,7 @@ def _record(capture: Capture, job: Job, grid: Grid, state: State, recipe: str) -
             "samples_saturated": counts["samples_saturated"],
             "lines": job.survey.clock.lines,
             "lines_mapped": counts["lines_mapped"],
+            "lines_without_light": counts["lines_without_light"],
             "events": counts["events"],
             "events_without_cell": counts["events_without_cell"],
             "events_of_one_cell": counts["events_of_one_cell"],

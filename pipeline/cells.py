@@ -64,12 +64,15 @@ class LineMap:
     significance : ndarray of shape (rows, columns), float32
     lines : int
         Lines that lay wholly in the samples, and were looked at.
+    dark_lines : int
+        Lines in rows without light, in which nothing could be found.
     samples, saturated : int
         Samples, and those of them on a rail.
     """
 
     significance: np.ndarray
     lines: int
+    dark_lines: int
     samples: int
     saturated: int
 
@@ -87,7 +90,8 @@ def map_lines(job: Job, segment: Segment, clock: SegmentClock, first_line: int, 
     significance, lines = significance_map(samples, first, starts[:-1], background, job.survey.tables)
     low, high = background.code_limits
     saturated = _kernels.count_on_rail(samples[own_first - first : own_stop - first], low, high)
-    return LineMap(significance, lines, own_stop - own_first, int(saturated))
+    dark_lines = ROW_LINES * int(np.count_nonzero((significance < 0).any(axis=1)))
+    return LineMap(significance, lines, min(lines, dark_lines), own_stop - own_first, int(saturated))
 
 
 def score_kernels(job: Job, segment: Segment, clock: SegmentClock, event: Event) -> np.ndarray:

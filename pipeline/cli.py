@@ -108,7 +108,7 @@ def simulate(
     rate: Annotated[float, typer.Option(metavar="HZ", help="Sample rate.")] = 5e9,
     lines: Annotated[int, typer.Option(min=1, help="Whole lines.")] = 200_000,
     cells: Annotated[int, typer.Option(min=0, help="Cells among them.")] = 500,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same samples.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same samples.")] = 1,
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of images to take cells from.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -314,8 +314,11 @@ def calibrate(
 
     if not 0.01 <= bead_diameter <= 10_000:
         raise SettingsError(f"--bead-diameter-um must lie between 0.01 and 10000, got {bead_diameter:g}")
-    if output is not None and output.exists() and not overwrite:
-        raise OutputError(f"{output} exists: give --overwrite to replace it")
+    if output is not None and output.exists():
+        if capture.exists() and output.samefile(capture):
+            raise OutputError(f"{output} is the capture itself: give another output")
+        if not overwrite:
+            raise OutputError(f"{output} exists: give --overwrite to replace it")
     settings = (read_settings(settings_file) if settings_file else Settings()).with_capture(
         sample_rate_hz=sample_rate, dark_level_codes=dark_level
     )

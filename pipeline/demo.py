@@ -10,14 +10,20 @@ import numpy as np
 from ..acquisition.simulate import simulate
 from .batch import process_capture
 from .execution import Execution
+from .results import OutputError
 
 LINES, CELLS, SEED = 60_000, 100, 1
 
 
 def run_demo(folder: Path, execution: Execution) -> Iterator[str]:
     """Run the demo into a folder, replacing an earlier one; yields what to tell the user, line by line."""
-    folder.mkdir(parents=True, exist_ok=True)
     capture = folder / "capture.h5"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as failure:
+        raise OutputError(f"{folder}: cannot be made: {failure.strerror or failure}") from failure
+    if capture.exists() and not _is_simulated(capture):
+        raise OutputError(f"{capture} exists and is no capture of an earlier demo: give another folder with --output")
     yield f"1. simulating {LINES} lines with {CELLS} cells at 5 GSa/s: {capture}"
     simulate(capture, lines=LINES, cells=CELLS, seed=SEED, overwrite=True)
     yield f"2. processing it, without its truth, into {folder}"
@@ -38,6 +44,14 @@ def run_demo(folder: Path, execution: Execution) -> Iterator[str]:
     matched, invented = match_cells(cells, found)
     yield f"   {len(found)} cells found: {matched} of the {len(cells)} true ones, {invented} invented"
     yield f"3. open {folder / 'capture.html'} (pictures and table), or {folder / 'capture.rtdc'} in any RT-DC viewer"
+
+
+def _is_simulated(path: Path) -> bool:
+    try:
+        with h5py.File(path) as file:
+            return "truth" in file
+    except OSError:
+        return False
 
 
 def match_cells(cells: np.ndarray, found: list[tuple[float, float]]) -> tuple[int, int]:

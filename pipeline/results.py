@@ -139,6 +139,10 @@ class ResultFiles:
         names = [self.path(s) for s in SUFFIXES] + [self.part(s) for s in SUFFIXES] + [self.path(_CHECKPOINT)]
         return [path for path in names if path.exists()]
 
+    def complete(self, *, full_image: bool) -> bool:
+        """Whether a finished run's files are all there."""
+        return all(self.path(s).exists() for s in (*SUFFIXES, *((".image.h5",) if full_image else ())))
+
     def start(self, metadata: RtdcMetadata, crop_px: int) -> None:
         """Open the files for a new run."""
         rtdc = RtdcWriter(self.path(".rtdc"), metadata, (crop_px, crop_px))

@@ -53,6 +53,7 @@ class State:
             "samples_mapped": 0,
             "samples_saturated": 0,
             "lines_mapped": 0,
+            "lines_without_light": 0,
             "events": 0,
             "events_without_cell": 0,
             "events_of_one_cell": 0,
@@ -117,6 +118,7 @@ def _map_stretch(job: Job, stretch: Stretch, state: State, execution: Execution)
     maps = execution.run(map_lines, calls)
     for part in maps:
         state.counts["lines_mapped"] += part.lines
+        state.counts["lines_without_light"] += part.dark_lines
         state.counts["samples_mapped"] += part.samples
         state.counts["samples_saturated"] += part.saturated
     return np.concatenate([part.significance for part in maps])

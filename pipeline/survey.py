@@ -47,6 +47,8 @@ class Survey:
         The capture's stretches that are long enough to hold a line clock, parted where the laser's phase jumped.
     geometry : Geometry
     sample_rate_hz : float
+    warnings : tuple of str
+        Where what is stated is not what was measured.
     """
 
     background: Background
@@ -54,6 +56,7 @@ class Survey:
     segments: tuple[Segment, ...]
     geometry: Geometry
     sample_rate_hz: float
+    warnings: tuple[str, ...] = ()
 
     @cached_property
     def tables(self) -> LineTables:
@@ -113,7 +116,26 @@ def survey_capture(capture: Capture, settings: CaptureSettings) -> Survey:
         )
     whole = LineClock(tuple(clocks))
     rate = capture.metadata.sample_rate_hz
-    return Survey(background, whole, tuple(used), _geometry(capture, settings, rate / whole.period_samples), rate)
+    geometry = _geometry(capture, settings, rate / whole.period_samples)
+    warnings = _contradictions(capture, background, whole.period_samples, dark)
+    return Survey(background, whole, tuple(used), geometry, rate, warnings)
+
+
+def _contradictions(
+    capture: Capture, background: Background, period_samples: float, stated_dark_codes: float | None
+) -> tuple[str, ...]:
+    found = []
+    dark = background.dark_level_codes
+    margin = max(2.0, 5 * background.noise_std_codes)
+    if stated_dark_codes is not None and dark is not None and abs(stated_dark_codes - dark) > margin:
+        found.append(
+            f"a dark level of {stated_dark_codes:g} codes is stated, but the dark gap between the pulses lies at "
+            f"{dark:.1f}, which is used"
+        )
+    nominal = capture.metadata.nominal_line_period_samples
+    if nominal is not None and abs(nominal - period_samples) > 0.02 * period_samples:
+        found.append(f"a line period of {nominal:g} samples is stated, but {period_samples:.6g} was measured")
+    return tuple(found)
 
 
 def _split(segment: Segment, first_samples: list[int]) -> list[Segment]:
@@ -204,7 +226,7 @@ def describe(capture: Capture, survey: Survey, saturated: int) -> dict[str, Any]
         "lines_per_sample": survey.geometry.lines_per_sample,
         "segments": len(capture.segments),
         "line_clocks": len(survey.segments),
-        "warnings": list(capture.warnings),
+        "warnings": [*capture.warnings, *survey.warnings],
     }
 
 

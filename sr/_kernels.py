@@ -10,6 +10,9 @@ from numba import njit
 
 from ._calibration_kernels import CONVERTERS
 
+# A line with less of the empty line's light than this holds none: the laser was off, or something opaque in the way.
+DARK_SHARE = 0.03
+
 
 @njit(nogil=True, cache=True)
 def _solve(gram, right, prior_gain, prior_slope, out):
@@ -405,6 +408,26 @@ def _add_line(residual, root, total, square):
         square[j] += z * z
 
 
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _light_share(y, p, w):
+    """How much of the empty line's light a line holds, by least squares; ``y`` is the line minus the empty line."""
+    n = mean_y = mean_p = np.float32(0.0)
+    for j in range(y.shape[0]):
+        if w[j] > 0:
+            n += np.float32(1.0)
+            mean_y += y[j]
+            mean_p += p[j]
+    mean_y /= n
+    mean_p /= n
+    both = square = np.float32(0.0)
+    for j in range(y.shape[0]):
+        if w[j] > 0:
+            d = p[j] - mean_p
+            both += (y[j] - mean_y) * d
+            square += d * d
+    return 1.0 + both / square
+
+
 @njit(nogil=True, cache=True)
 def detect_rows(
     samples, origin, starts, row_lines, columns, tables, root, counts, limits, priors, chi2_limit, out, lines_out
@@ -413,7 +436,8 @@ def detect_rows(
 
     starts: float64 (R · row_lines,). root: float32 (phases + 1, W), 1/standard deviation at the positions that are
     searched, else 0; counts: float32 (phases + 1, C), how many those are in each bin.
-    out: float32 (R, C): the larger of the mean residual's and the energy's significance [standard deviations].
+    out: float32 (R, C): the larger of the mean residual's and the energy's significance [standard deviations]; -1 in
+    rows with a line that holds no light at all.
     lines_out: int64 (2,), incremented by lines fitted and by lines that do not lie wholly in ``samples``.
     """
     profiles = tables[2]
@@ -426,6 +450,7 @@ def detect_rows(
     fit = np.empty(5)
     for row in range(out.shape[0]):
         total[:], square[:], number[:] = 0.0, 0.0, 0.0
+        dark = False
         for n in range(row * row_lines, min((row + 1) * row_lines, starts.shape[0])):
             first = math.ceil(starts[n])
             tau = first - starts[n]
@@ -436,11 +461,15 @@ def detect_rows(
                 continue
             lines_out[0] += 1
             epsilon = tau - phase / phases
-            fit_line(
+            _, _, chi2, _ = fit_line(
                 samples, position, first % CONVERTERS, epsilon, phase, tables, limits, priors, chi2_limit, work, fit
             )  # fmt: skip
+            dark |= chi2 > chi2_limit and _light_share(work[0], profiles[phase], tables[4][phase]) < DARK_SHARE
             _add_line(work[1], root[phase], total, square)
             number += counts[phase]
+        if dark:
+            out[row] = -1.0
+            continue
         for c in range(bins):
             n_samples = number[c]
             if n_samples < 1.0:

@@ -4,7 +4,7 @@ The profile needs to know where each line starts, the clock needs to know the pr
 on whatever positions of whatever lines are empty.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -139,10 +139,10 @@ def _period_or_none(samples: np.ndarray) -> tuple[float, float, SignalError | No
 def _guess_again(span: Span, background: Background) -> Background:
     """Where the line is steep, the first guess was too coarse to tell it from cells: again, with the clock known."""
     steep = float(np.abs(background.profile.slope(np.arange(0.0, background.lit_samples, 1 / 16))).max())
-    clock = _steady_clock(span.samples, span.origin, background, line_tables(background))
-    if clock is None or steep < _LINES_PER_SPAN / _MANY_LINES * background.noise_std_codes:
+    starts = _steady_starts(span.samples, span.origin, background, line_tables(background))
+    if starts is None or starts.size < 4 or steep < _LINES_PER_SPAN / _MANY_LINES * background.noise_std_codes:
         return background
-    start = float(clock(np.zeros(1))[0]) - span.origin
+    start = float(starts[0]) - span.origin
     guess = guess_empty_line(span.samples, start, background.period_samples, _FEW_LINES, background.code_limits)
     other = _converge([span], guess, register_lines=False)
     return min(background, other, key=lambda found: _robust_misfit(span, found))
@@ -152,11 +152,9 @@ def _robust_misfit(span: Span, background: Background) -> float:
     """Akaike's criterion per sample of a stretch; what is beyond four standard deviations belongs to something else."""
     tables, period = line_tables(background), background.period_samples
     samples = span.samples[: int(_LINES_PER_SPAN * period)]
-    clock = _steady_clock(samples, span.origin, background, tables)
-    if clock is None:
+    starts = _steady_starts(samples, span.origin, background, tables)
+    if starts is None or starts.size < 4:
         return np.inf
-    starts = clock(np.arange(int(samples.size / period)))
-    starts = starts[(starts >= span.origin) & (starts < span.origin + samples.size - period)]
     fits = line_fits(
         samples, span.origin, starts[:-1], tables, gain_std=background.gain_std, delay_std=background.delay_std_samples
     )
@@ -204,12 +202,8 @@ def _refine(spans: Sequence[Span], background: Background, *, register_lines: bo
     most_lines = max(_LINES_PER_SPAN, _MOST_LINES // len(spans)) if register_lines else _LINES_PER_SPAN
     for span in spans:
         samples = span.samples[: int((most_lines + 1) * period)]
-        clock = _steady_clock(samples, span.origin, background, tables)
-        if clock is None:
-            continue
-        starts = clock(np.arange(int(samples.size / period) + 1))
-        starts = starts[(starts >= span.origin) & (starts < span.origin + samples.size - period)]
-        if starts.size < 4:
+        starts = _steady_starts(samples, span.origin, background, tables)
+        if starts is None or starts.size < 4:
             continue
         fits = line_fits(samples, span.origin, starts[:-1], tables, gain_std=background.gain_std, delay_std=0.5)
         chi2 = np.where(np.isfinite(fits[:, 1]), fits[:, 5], np.inf)
@@ -252,17 +246,20 @@ def _refine(spans: Sequence[Span], background: Background, *, register_lines: bo
     return _fit_empty_line(background, period, tau, code, converter, baseline, gain, trust, most, mix)
 
 
-def _steady_clock(
-    samples: np.ndarray, origin: int, background: Background, tables: LineTables
-) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Starts of the lines, counted from the first whole one, of a stretch; None where they cannot be followed."""
+def _steady_starts(samples: np.ndarray, origin: int, background: Background, tables: LineTables) -> np.ndarray | None:
+    """Starts of the lines of a stretch, as far as they were followed; None where they cannot be."""
     period = background.period_samples
     start = origin + correlate_start(samples, background)[0]
     block_lines = int(np.clip(samples.size / period / 8, 4, _BLOCK_LINES))
     blocks, *_ = follow_blocks(samples, origin, start, period, tables, block_lines=block_lines)
-    if np.isfinite(blocks[:, 2]).sum() < 2:
+    good = blocks[np.isfinite(blocks[:, 2]), 0]
+    if good.size < 2:
         return None
-    return steady_clock(blocks[:, 0], blocks[:, 1], credible_variance(blocks), period, block_lines)
+    clock = steady_clock(blocks[:, 0], blocks[:, 1], credible_variance(blocks), period, block_lines)
+    # the light may have come and gone; what is left at the end is too short for a block
+    last = min(good[-1] + 2 * block_lines, samples.size / period)
+    starts = clock(np.arange(max(0.0, np.ceil(good[0] - block_lines)), last))
+    return starts[(starts >= origin) & (starts < origin + samples.size - period)]
 
 
 def _take_out_phase(fits: np.ndarray, phase: np.ndarray, empty: np.ndarray) -> None:

@@ -60,7 +60,7 @@ def significance_map(
     Returns
     -------
     significance : ndarray of shape (ceil(N / ROW_LINES), C), float32
-        Standard deviations; 0 where the line is not lit.
+        Standard deviations; 0 where the line is not lit, -1 in rows without light (laser off, channel blocked).
     fitted : int
         Lines that lay wholly in ``samples`` and were looked at.
 
@@ -111,6 +111,9 @@ def find_events(
     min_significance : float, optional
         Significance that some bin of an event reaches [standard deviations].
     """
+    # where the light goes or comes, part of a line or of a row is dark: no object
+    dark = ndimage.binary_dilation((significance < 0).any(axis=1))
+    significance = np.where(dark[:, None], 0.0, significance)
     near = significance >= JOIN_SIGNIFICANCE
     # a row or two in which an object hides (its edge falls between samples) do not part it; columns part neighbours
     pad = GAP_ROWS

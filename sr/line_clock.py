@@ -168,7 +168,7 @@ def measure_segment_clocks(
         good = np.flatnonzero(np.isfinite(blocks[:, 2]))
         if good.size:
             if last_good is not None and not found_since:  # found again: where it was due?
-                since = (blocks[good[0], 1] - last_good[1]) / background.period_samples
+                since = (blocks[good[0], 1] - last_good[1]) / _mean_period(runs[-1], background.period_samples)
                 due = last_good[0] + since
                 shift = round(due - blocks[good[0], 0])
                 if abs(due - blocks[good[0], 0] - shift) * period > _JUMP_SAMPLES:
@@ -201,6 +201,13 @@ def measure_segment_clocks(
         _segment_clock(run, begin, end, background, block_lines)
         for run, begin, end in zip(measured, begins, [*ends, stop], strict=True)
     )
+
+
+def _mean_period(run: list[np.ndarray], otherwise: float) -> float:
+    """Period of a run's good blocks so far [samples]; ``otherwise`` where there is but one."""
+    good = np.concatenate([blocks[np.isfinite(blocks[:, 2]), :2] for blocks in run])
+    steps = good[-1] - good[0]
+    return float(steps[1] / steps[0]) if steps[0] > 0 else otherwise
 
 
 def _good_until(

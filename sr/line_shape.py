@@ -21,13 +21,14 @@ def repeats_within(background: Background) -> int:
 
 
 def points_down(background: Background, dark_level_codes: float | None) -> bool:
-    """Whether light lowers the code: flat at the top and not at the bottom, or below the stated dark level."""
+    """Whether light lowers the code: flat at the top and not at the bottom; or neither, and below the stated level."""
     profile = background.profile
     light = profile.light(np.arange(0.0, profile.period_samples, 1 / 16))
-    if dark_level_codes is not None:
+    gaps = _dark_gap(light), _dark_gap(-light)
+    if gaps == (None, None) and dark_level_codes is not None:
         offset, gain = background.interleave_offset_codes[0], background.interleave_gain[0]
         return (offset + gain * float(light.mean()) < dark_level_codes) == (gain > 0)
-    return _dark_gap(light) is None and _dark_gap(-light) is not None
+    return gaps[0] is None and gaps[1] is not None
 
 
 def upside_down(background: Background) -> Background:
@@ -66,10 +67,10 @@ def place_line_start(background: Background, dark_level_codes: float | None) -> 
     light = profile.light(tau)
     gap = _dark_gap(light)
     mean_offset = float(np.mean(background.interleave_offset_codes))
-    if dark_level_codes is not None:
-        floor = (dark_level_codes - mean_offset) * np.sign(background.interleave_gain[0])
-    elif gap is not None:
+    if gap is not None:
         floor = gap[0]
+    elif dark_level_codes is not None:
+        floor = (dark_level_codes - mean_offset) * np.sign(background.interleave_gain[0])
     else:
         floor = 0.0
     if gap is None:

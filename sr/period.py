@@ -106,10 +106,12 @@ def find_period(samples: np.ndarray) -> tuple[float, float]:
 
 def _follow_multiples(correlation: np.ndarray, first_lag: float) -> float:
     """Refine a period on its 1st, 2nd, 4th … multiple; the lag error is shared by ever more lines."""
-    place, _ = _peak_near(correlation, first_lag, 1)
-    period, lines, reach = place, 1, 1
-    while (2 * lines + 1) * period + 2 < correlation.size:
+    period, _ = _peak_near(correlation, first_lag, 1)
+    lines = 1
+    # the longer the line, the broader its peaks, whose tops noise and cells move
+    reach = max(1, round(first_lag / 200))
+    while (2 * lines + 1) * period + reach + 1 < correlation.size:
         lines *= 2
-        place, _ = _peak_near(correlation, lines * period, max(1, reach))
+        place, _ = _peak_near(correlation, lines * period, reach)
         period = place / lines
     return period

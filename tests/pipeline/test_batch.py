@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import dclab
@@ -166,6 +167,65 @@ def test_resume_leaves_a_finished_run_as_it_is(simulated: Path, tmp_path: Path) 
     other = Settings().with_capture(flow_speed_m_per_s=1.0)
     with pytest.raises(OutputError, match="a finished run with another capture, settings or version"):
         process_capture(simulated, tmp_path, other, resume=True)
+
+
+def test_resume_makes_what_is_missing_of_a_finished_run(simulated: Path, tmp_path: Path) -> None:
+    process_capture(simulated, tmp_path)
+    table = (tmp_path / "simulated.csv").read_bytes()
+    (tmp_path / "simulated.csv").unlink()
+    process_capture(simulated, tmp_path, resume=True, full_image=True)
+    assert (tmp_path / "simulated.csv").read_bytes() == table
+    assert (tmp_path / "simulated.image.h5").exists()
+
+
+def test_a_result_never_replaces_the_capture(simulated: Path, tmp_path: Path) -> None:
+    capture = tmp_path / "foo.rtdc"
+    capture.write_bytes(simulated.read_bytes())
+    with pytest.raises(OutputError, match="would replace the capture"):
+        process_capture(capture, tmp_path, overwrite=True)
+    assert capture.read_bytes() == simulated.read_bytes()
+
+
+def copy_with(simulated: Path, path: Path, samples: np.ndarray, **metadata: object) -> Path:
+    """The capture with other samples."""
+    with open_capture(simulated) as capture:
+        known = replace(capture.metadata, **metadata)
+    with CaptureWriter(path, known, samples.dtype) as writer:
+        writer.append(samples)
+    return path
+
+
+@pytest.mark.parametrize("where", ["before", "between", "after"])
+def test_darkness_is_no_cell(where: str, simulated: Path, results: Path, tmp_path: Path) -> None:
+    """The laser is off for a while: the cells are those that were there, and the lines without light are told."""
+    with open_capture(simulated) as capture:
+        y = capture.read(0, capture.samples)
+    known = json.loads((results / "simulated.run.json").read_text())["signal"]
+    period, dark_code = known["line_period_samples"], known["dark_level_codes"]
+    # whole lines in a multiple of eight samples: the interleaved converters go on in turn
+    lines = min(range(800, 1000), key=lambda n: abs(n * period / 8 - round(n * period / 8)))
+    noise = np.random.default_rng(3).normal(0, 0.5, 8 * round(lines * period / 8))
+    rows = rows_of(results)
+    first, last = (np.array([int(r[f"line_{end}"]) for r in rows]) for end in ("first", "last"))
+    gaps = first[1:] - np.maximum.accumulate(last)[:-1]
+    free = int(np.argmax(gaps))
+    middle = int(rows[free]["sample_last"]) + int(gaps[free] / 2 * period)
+    cut = {"before": 0, "between": middle, "after": y.size}[where]
+    samples = np.concatenate([y[:cut], np.rint(dark_code + noise).astype(y.dtype), y[cut:]])
+    record = process_capture(copy_with(simulated, tmp_path / "moved.h5", samples), tmp_path)
+    shift = np.where(np.array([int(r["sample_first"]) for r in rows]) >= cut, lines, 0)
+    np.testing.assert_allclose([int(r["line_first"]) for r in rows_of(tmp_path, "moved")], first + shift, atol=2)
+    assert abs(record["accounting"]["lines_without_light"] - lines) <= 8
+    assert any("hold no light" in warning for warning in record["signal"]["warnings"])
+
+
+def test_what_is_stated_does_not_overrule_what_is_seen(simulated: Path, results: Path, tmp_path: Path) -> None:
+    with open_capture(simulated) as capture:
+        y = capture.read(0, capture.samples)
+    path = copy_with(simulated, tmp_path / "wrong.h5", y, dark_level_codes=0.0, nominal_line_period_samples=400.0)
+    record = process_capture(path, tmp_path)
+    assert [r["line_first"] for r in rows_of(tmp_path, "wrong")] == [r["line_first"] for r in rows_of(results)]
+    assert len(record["signal"]["warnings"]) == 2
 
 
 def test_results_in_the_way_are_kept(simulated: Path, results: Path) -> None:

@@ -17,6 +17,13 @@ def test_finds_the_period_of_pulses(period: float, rng: np.random.Generator) -> 
     assert repeat > 0.8
 
 
+def test_broad_tops_of_long_lines(lab: object) -> None:
+    """2586 samples, 30 GSa/s: the first repeat is some samples off, its multiples must find the way back."""
+    instrument = lab.instrument(rate=3e10, bandwidth_hz=3e9)
+    found, _ = find_period(lab.simulate(instrument, 200, seed=3).samples)
+    assert found == pytest.approx(instrument.line_period_samples, abs=0.05)
+
+
 def test_structure_within_the_line_is_no_period(rng: np.random.Generator) -> None:
     """Twelve ripples in a line: they repeat less well than the line does."""
     k = np.arange(40_000)

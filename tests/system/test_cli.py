@@ -281,3 +281,16 @@ def test_interruption_says_how_to_go_on(run: Run, small: Path, tmp_path: Path, m
     status, _, err = run("process", small, "-o", tmp_path / "out")
     assert status == 130
     assert "--resume" in err
+
+
+def test_no_command_replaces_what_is_not_its_own(run: Run, small: Path, tmp_path: Path) -> None:
+    capture = tmp_path / "capture.h5"
+    capture.write_bytes(small.read_bytes())
+    status, _, err = run("calibrate", capture, "--bead-diameter-um", 10, "-o", capture, "--overwrite")
+    assert (status, "the capture itself" in err) == (2, True)
+    assert capture.read_bytes() == small.read_bytes()
+    capture.write_text("precious")
+    status, _, err = run("demo", "-o", tmp_path)
+    assert (status, "no capture of an earlier demo" in err) == (2, True)
+    assert capture.read_text() == "precious"
+    assert run("demo", "-o", capture)[0] == 2
