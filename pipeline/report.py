@@ -97,7 +97,7 @@ def _draw_before_and_after(before: Axes, after: Axes, job: Job, grid: Grid, cell
     top = float(np.nanquantile(image.transmission, 0.995)) if image.known.any() else 1.0
     for axes, picture, title in (
         (before, raw, "samples as they are ÷ empty line"),
-        (after, image.transmission, "pixel super-resolution"),
+        (after, image.transmission, "pixel super-resolution (violet: unknown)"),
     ):
         axes.set_facecolor(_UNKNOWN)
         axes.imshow(
