@@ -17,7 +17,9 @@ the index of the tile: the samples do not depend on how the stream is cut (``_si
 
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -203,7 +205,7 @@ def simulate(
     Raises
     ------
     ValueError
-        If an argument makes no sense, the cells have no room, or the folder holds no image.
+        If an argument makes no sense, the cells have no room, the folder holds no image, or the disk has no room.
     """
     check_count("lines", lines)
     check_count("cells", cells, least=0)
@@ -227,6 +229,10 @@ def simulate(
             ),
         ),
     )
+    folder = Path(path).absolute().parent
+    size = lines * instrument.line_period_samples * instrument.digitiser.dtype.itemsize
+    if folder.is_dir() and size > (free := shutil.disk_usage(folder).free):
+        raise ValueError(f"{path}: {lines} lines take {size / 1e9:.3g} GB, but {free / 1e9:.3g} GB are free there")
     length_um = lines * instrument.optics.um_per_line
     scene = random_scene(
         cell_stamps(seed) if images is None else image_stamps(images),

@@ -27,7 +27,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            kept = "; what was complete is kept, go on with --resume" if ctx.invoked_subcommand == "process" else ""
+            kept = "; --resume goes on with what was complete" if ctx.invoked_subcommand == "process" else ""
             _say(f"interrupted{kept}")
             raise SystemExit(130) from None
 
@@ -324,6 +324,9 @@ def calibrate(
     )
     with _execution(workers, None, None) as execution:
         result = calibrate_beads(capture, bead_diameter, settings, execution)
+    spread = max(result.size_spread_along_line, result.size_spread_along_flow)
+    if spread > 0.1:
+        _say(f"warning: {capture}: the beads' sizes scatter by {100 * spread:.0f} %: are they beads of one size?")
     if output is not None:
         part = output.with_name(output.name + ".part")
         try:

@@ -128,6 +128,7 @@ def _page(record: dict[str, Any], picture: bytes, rows: Iterable[dict[str, str]]
         "<tr>" + "".join(f"<td>{html.escape(_short(row[c]))}</td>" for c in columns) + "</tr>" for row in shown
     )
     facts = {**{k: v for k, v in signal.items() if k != "warnings"}, **accounting}
+    facts |= {f"samples_dropped_{why}": count for why, count in facts.pop("samples_dropped").items()}
     listed = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(_value(v))}</td></tr>" for k, v in facts.items())
     warnings = "".join(f"<p class=warning>{html.escape(w)}</p>" for w in signal["warnings"])
     more = f"<p>The first {_ROWS_SHOWN} rows; the CSV and Parquet files hold all {accounting['cells']}.</p>"

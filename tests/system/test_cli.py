@@ -294,3 +294,9 @@ def test_no_command_replaces_what_is_not_its_own(run: Run, small: Path, tmp_path
     assert (status, "no capture of an earlier demo" in err) == (2, True)
     assert capture.read_text() == "precious"
     assert run("demo", "-o", capture)[0] == 2
+
+
+def test_simulating_more_than_the_disk_holds(run: Run, tmp_path: Path) -> None:
+    status, _, err = run("simulate", "-o", tmp_path / "c.h5", "--lines", 10**15)
+    assert (status, "GB are free there" in err) == (2, True)
+    assert not list(tmp_path.iterdir())
