@@ -12,6 +12,8 @@ from ._calibration_kernels import CONVERTERS
 
 # A line with less of the empty line's light than this holds none: the laser was off, or something opaque in the way.
 DARK_SHARE = 0.03
+# A line that shows less of an empty line's timing information than this says nothing of the clock.
+LEAST_SHARE = 0.05
 
 
 @njit(nogil=True, cache=True)
@@ -293,7 +295,7 @@ def block_delay(fits, tolerance, out):
     usable = np.empty(lines)
     count = 0
     for n in range(lines):
-        if fits[n, 2] > 0.05 and np.isfinite(fits[n, 1]) and abs(fits[n, 0]) < tolerance:
+        if fits[n, 2] > LEAST_SHARE and np.isfinite(fits[n, 1]) and abs(fits[n, 0]) < tolerance:
             usable[count] = fits[n, 0]
             count += 1
     out[0], out[1], out[2], out[3] = 0.0, np.inf, 0.5 * (lines - 1), count / lines
@@ -305,7 +307,7 @@ def block_delay(fits, tolerance, out):
     for _ in range(2):
         total = first = index = squares = kept = steps = turn = 0.0
         for n in range(lines):
-            if not (fits[n, 2] > 0.05 and np.isfinite(fits[n, 1])) or abs(fits[n, 0] - centre) > 5 * spread:
+            if not (fits[n, 2] > LEAST_SHARE and np.isfinite(fits[n, 1])) or abs(fits[n, 0] - centre) > 5 * spread:
                 continue
             # the scatter floor keeps one line of the block from deciding alone
             w = 1.0 / (fits[n, 1] + 0.25 * spread * spread)

@@ -87,10 +87,9 @@ def measure_background(
 
     Notes
     -----
-    Start: period by autocorrelation, profile as the densest quarter of the codes of each phase. Then,
-    in turns: lines are fitted with the profile on the
-    positions that agree with it, and the profile is fitted on the samples that agree with the lines (Tukey
-    weights), with the converters' offsets and gains and the noise.
+    Start: period by autocorrelation, profile as the densest quarter of the codes of each phase. Then, in turns: lines
+    are fitted with the profile on the positions that agree with it, and the profile is fitted on the samples that
+    agree with the lines (Tukey weights), with the converters' offsets and gains and the noise.
     """
     constant = all(np.ptp(span.samples) == 0 for span in spans)
     if code_limits is None and not constant:
@@ -139,8 +138,10 @@ def _period_or_none(samples: np.ndarray) -> tuple[float, float, SignalError | No
 def _guess_again(span: Span, background: Background) -> Background:
     """Where the line is steep, the first guess was too coarse to tell it from cells: again, with the clock known."""
     steep = float(np.abs(background.profile.slope(np.arange(0.0, background.lit_samples, 1 / 16))).max())
+    if steep < _LINES_PER_SPAN / _MANY_LINES * background.noise_std_codes:
+        return background
     starts = _steady_starts(span.samples, span.origin, background, line_tables(background))
-    if starts is None or starts.size < 4 or steep < _LINES_PER_SPAN / _MANY_LINES * background.noise_std_codes:
+    if starts is None:
         return background
     start = float(starts[0]) - span.origin
     guess = guess_empty_line(span.samples, start, background.period_samples, _FEW_LINES, background.code_limits)
@@ -153,7 +154,7 @@ def _robust_misfit(span: Span, background: Background) -> float:
     tables, period = line_tables(background), background.period_samples
     samples = span.samples[: int(_LINES_PER_SPAN * period)]
     starts = _steady_starts(samples, span.origin, background, tables)
-    if starts is None or starts.size < 4:
+    if starts is None:
         return np.inf
     fits = line_fits(
         samples, span.origin, starts[:-1], tables, gain_std=background.gain_std, delay_std=background.delay_std_samples
@@ -162,9 +163,8 @@ def _robust_misfit(span: Span, background: Background) -> float:
     parts = _unfold(span.origin, samples, starts, fits, np.ones(len(fits)), background.code_limits)
     tau, code, converter, baseline, gain, _ = (part[parts[2] >= 0] for part in parts)
     position = converter % len(background.interleave_gain)
-    value = (code - np.array(background.interleave_offset_codes)[position]) / np.array(background.interleave_gain)[
-        position
-    ]
+    offsets, gains = np.array(background.interleave_offset_codes), np.array(background.interleave_gain)
+    value = (code - offsets[position]) / gains[position]
     light, slope = background.profile.light_and_slope(tau)
     variance = background.variance_of(light, slope)
     squares = np.minimum((value - baseline - gain * light) ** 2 / variance, 16.0)
@@ -203,7 +203,7 @@ def _refine(spans: Sequence[Span], background: Background, *, register_lines: bo
     for span in spans:
         samples = span.samples[: int((most_lines + 1) * period)]
         starts = _steady_starts(samples, span.origin, background, tables)
-        if starts is None or starts.size < 4:
+        if starts is None:
             continue
         fits = line_fits(samples, span.origin, starts[:-1], tables, gain_std=background.gain_std, delay_std=0.5)
         chi2 = np.where(np.isfinite(fits[:, 1]), fits[:, 5], np.inf)
@@ -247,7 +247,7 @@ def _refine(spans: Sequence[Span], background: Background, *, register_lines: bo
 
 
 def _steady_starts(samples: np.ndarray, origin: int, background: Background, tables: LineTables) -> np.ndarray | None:
-    """Starts of the lines of a stretch, as far as they were followed; None where they cannot be."""
+    """Starts of the lines of a stretch, as far as they were followed; None where four of them cannot be."""
     period = background.period_samples
     start = origin + correlate_start(samples, background)[0]
     block_lines = int(np.clip(samples.size / period / 8, 4, _BLOCK_LINES))
@@ -259,7 +259,8 @@ def _steady_starts(samples: np.ndarray, origin: int, background: Background, tab
     # the light may have come and gone; what is left at the end is too short for a block
     last = min(good[-1] + 2 * block_lines, samples.size / period)
     starts = clock(np.arange(max(0.0, np.ceil(good[0] - block_lines)), last))
-    return starts[(starts >= origin) & (starts < origin + samples.size - period)]
+    starts = starts[(starts >= origin) & (starts < origin + samples.size - period)]
+    return starts if starts.size >= 4 else None
 
 
 def _take_out_phase(fits: np.ndarray, phase: np.ndarray, empty: np.ndarray) -> None:

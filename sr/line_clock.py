@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from ._kernels import LEAST_SHARE
 from .background import Background
 from .errors import SignalError
 from .line_fit import LineTables, line_fits
@@ -27,8 +28,8 @@ _FIRST_BLOCKS = 8
 WEAKEST_START = 0.3
 # A clock that comes back further from where it is due than this is another one: correlation finds it within a sample.
 _JUMP_SAMPLES = 2.0
-# So many lines in a row that show less than this share of the timing information of an empty one end a clock.
-_LINES_LOST, _LEAST_SHARE = 8, 0.05
+# So many lines in a row that say nothing of the clock end it.
+_LINES_LOST = 8
 # Samples read at a time; fixed, so that the result does not depend on how a caller cuts the capture.
 PIECE_SAMPLES = 1 << 22
 
@@ -231,7 +232,7 @@ def _good_until(
     starts = np.sort(clock.line_start(n))
     begin, end = max(first, int(starts[0]) - 1), min(stop, int(starts[-1] + background.period_samples) + 2)
     fits = line_fits(read(begin, end), begin, starts, tables, gain_std=3 * background.gain_std, delay_std=1.0)
-    fine = np.isfinite(fits[:, 1]) & (fits[:, 2] > _LEAST_SHARE) & (np.abs(fits[:, 0]) < 1)
+    fine = np.isfinite(fits[:, 1]) & (fits[:, 2] > LEAST_SHARE) & (np.abs(fits[:, 0]) < 1)
     if reach < 0:
         fine, starts = fine[::-1], starts[::-1]
     # cells hide single lines; where so many in a row do not fit, it is over

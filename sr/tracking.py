@@ -50,19 +50,20 @@ def correlate_start(samples: np.ndarray, background: Background, *, lines: int =
     offset, gain = np.mean(background.interleave_offset_codes), np.mean(background.interleave_gain)
     model = np.clip(offset + gain * light, *background.code_limits)
     model -= model.mean()
-    model_spectrum, energy_spectrum = np.conj(np.fft.rfft(model)), np.conj(np.fft.rfft(model**2))
+    model_spectrum = np.conj(np.fft.rfft(model))
     place = np.minimum((np.arange(length) / period_samples % 1.0 * bins).astype(int), bins - 1)
     count = np.bincount(place, minlength=bins)
+    # lines that meet few phases leave bins without samples: the model counts where there are some
+    energy = np.fft.irfft(np.fft.rfft((count > 0).astype(float)) * np.conj(np.fft.rfft(model**2)), bins)
+    model_norm = np.sqrt(np.maximum(energy, 1e-3 * energy.max()))
     found = []
     for window in range(max(1, min(_START_WINDOWS, samples.size // max(length, 1)))):
         first = window * length
         used = samples[first : first + length].astype(np.float64)
         total = np.bincount(place, weights=used - used.mean(), minlength=bins)
         fold = np.divide(total, count, out=np.zeros(bins), where=count > 0)
-        # lines that meet few phases leave bins without samples: the model counts where there are some
-        energy = np.fft.irfft(np.fft.rfft((count > 0).astype(float)) * energy_spectrum, bins)
         correlation = np.fft.irfft(np.fft.rfft(fold) * model_spectrum, bins)
-        correlation /= np.sqrt(np.maximum(energy, 1e-3 * energy.max())) * max(float(np.linalg.norm(fold)), 1e-30)
+        correlation /= model_norm * max(float(np.linalg.norm(fold)), 1e-30)
         lag = int(np.argmax(correlation))
         found.append(((first + lag * period_samples / bins) % period_samples, float(correlation[lag])))
     best = max(strength for _, strength in found)
