@@ -100,7 +100,7 @@ def run(case: tuple, lines: int, seed: int) -> dict[str, float]:
     (segment,) = measure_segment_clocks(lambda a, b: y[a:b], 0, y.size, background, tables)
     t2 = time.perf_counter()
     starts = segment.line_start(np.arange(segment.lines))
-    significance, _ = significance_map(y, 0, starts, background, tables)
+    significance = significance_map(y, 0, starts, background, tables)
     t3 = time.perf_counter()
     events = find_events(significance, 0, bin_columns(background))
     measured = Clock((segment,))

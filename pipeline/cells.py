@@ -13,7 +13,7 @@ from scipy import ndimage
 from ..acquisition import Capture, Segment, open_capture
 from ..classify import measure_cell, segment_cell
 from ..sr import _kernels
-from ..sr.detect import ROW_LINES, Event, significance_map
+from ..sr.detect import BESIDE_FLAGGED_ROWS, ROW_LINES, Event, rows_to_look_at, significance_map
 from ..sr.line_clock import SegmentClock
 from ..sr.reconstruct import Grid, TransmissionImage, kernel_scores, reconstruct
 from .settings import Settings
@@ -79,17 +79,25 @@ class LineMap:
 
 def map_lines(job: Job, segment: Segment, clock: SegmentClock, first_line: int, stop_line: int) -> LineMap:
     """Significance map of lines ``first_line`` … ``stop_line`` - 1 of a segment (numbered in the capture)."""
-    starts = clock.line_start(np.arange(first_line, stop_line + 1))
+    beside = BESIDE_FLAGGED_ROWS * ROW_LINES
+    lead = min(beside, first_line - clock.first_line)
+    seen_stop = min(stop_line + beside, clock.first_line + clock.lines)
+    starts = clock.line_start(np.arange(first_line - lead, seen_stop + 1))
+    own = slice(lead, lead + stop_line - first_line)
     end = segment.device_index + segment.samples
-    own_first = segment.device_index if first_line == clock.first_line else int(np.ceil(starts[0]))
-    own_stop = end if stop_line == clock.first_line + clock.lines else int(np.ceil(starts[-1]))
-    first = max(segment.device_index, own_first - 4)
+    own_first = segment.device_index if first_line == clock.first_line else int(np.ceil(starts[own.start]))
+    own_stop = end if stop_line == clock.first_line + clock.lines else int(np.ceil(starts[own.stop]))
+    first = max(segment.device_index, min(own_first, int(starts[0])) - 4)
+    reach = job.survey.screen.reach
     with _open(job) as capture:
-        samples = _read(capture, segment, first, min(end, own_stop + 4))
-    background = job.survey.background
-    significance, lines = significance_map(samples, first, starts[:-1], background, job.survey.tables)
+        samples = _read(capture, segment, first, min(end, int(np.ceil(starts[-1])) + reach))
+    background, tables = job.survey.background, job.survey.tables
+    rows = slice(lead // ROW_LINES, -(-own.stop // ROW_LINES))
+    wanted = rows_to_look_at(samples, first, starts[:-1], job.survey.screen)[rows]
+    significance = significance_map(samples, first, starts[own], background, tables, wanted)
     low, high = background.code_limits
     saturated = _kernels.count_on_rail(samples[own_first - first : own_stop - first], low, high)
+    lines = int(np.count_nonzero(np.ceil(starts[own]) + tables.width <= first + samples.size))
     dark_lines = ROW_LINES * int(np.count_nonzero((significance < 0).any(axis=1)))
     return LineMap(significance, lines, min(lines, dark_lines), own_stop - own_first, int(saturated))
 

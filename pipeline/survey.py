@@ -10,10 +10,12 @@ from ..acquisition import Capture, CaptureError, Segment
 from ..sr._kernels import count_on_rail
 from ..sr.background import Background
 from ..sr.calibrate import Span, measure_background
+from ..sr.detect import bin_columns
 from ..sr.errors import SignalError
 from ..sr.line_clock import LineClock, SegmentClock, measure_segment_clocks
 from ..sr.line_fit import LineTables, line_tables
 from ..sr.period import MIN_LINES
+from ..sr.screen import ScreenTables, screen_tables
 from .settings import CaptureSettings
 
 # The empty line is measured on this many stretches of this many samples, spread over the capture.
@@ -49,6 +51,8 @@ class Survey:
     sample_rate_hz : float
     warnings : tuple of str
         Where what is stated is not what was measured.
+    sample_bytes : int
+        Size of a sample.
     """
 
     background: Background
@@ -57,10 +61,15 @@ class Survey:
     geometry: Geometry
     sample_rate_hz: float
     warnings: tuple[str, ...] = ()
+    sample_bytes: int = 1
 
     @cached_property
     def tables(self) -> LineTables:
         return line_tables(self.background)
+
+    @cached_property
+    def screen(self) -> ScreenTables:
+        return screen_tables(self.background, bin_columns(self.background), self.sample_bytes)
 
     @property
     def line_rate_hz(self) -> float:
@@ -118,7 +127,7 @@ def survey_capture(capture: Capture, settings: CaptureSettings) -> Survey:
     rate = capture.metadata.sample_rate_hz
     geometry = _geometry(capture, settings, rate / whole.period_samples)
     warnings = _contradictions(capture, background, whole.period_samples, dark)
-    return Survey(background, whole, tuple(used), geometry, rate, warnings)
+    return Survey(background, whole, tuple(used), geometry, rate, warnings, capture.dtype.itemsize)
 
 
 def _contradictions(

@@ -432,15 +432,14 @@ def _light_share(y, p, w):
 
 @njit(nogil=True, cache=True)
 def detect_rows(
-    samples, origin, starts, row_lines, columns, tables, root, counts, limits, priors, chi2_limit, out, lines_out
+    samples, origin, starts, wanted, row_lines, columns, tables, root, counts, limits, priors, chi2_limit, out
 ):
     """Significance of whatever is not the empty line, in bins of ``row_lines`` lines × ``columns`` samples.
 
-    starts: float64 (R · row_lines,). root: float32 (phases + 1, W), 1/standard deviation at the positions that are
+    starts: float64 (R · row_lines,). wanted: bool (R,), rows to look at; the others stay as they are. root: float32 (phases + 1, W), 1/standard deviation at the positions that are
     searched, else 0; counts: float32 (phases + 1, C), how many those are in each bin.
     out: float32 (R, C): the larger of the mean residual's and the energy's significance [standard deviations]; -1 in
-    rows with a line that holds no light at all.
-    lines_out: int64 (2,), incremented by lines fitted and by lines that do not lie wholly in ``samples``.
+    rows with a line that holds no light at all. Lines that do not lie wholly in ``samples`` are passed over.
     """
     profiles = tables[2]
     phases, width = profiles.shape[0] - 1, profiles.shape[1]
@@ -451,6 +450,8 @@ def detect_rows(
     number = np.empty(bins, np.float32)
     fit = np.empty(5)
     for row in range(out.shape[0]):
+        if not wanted[row]:
+            continue
         total[:], square[:], number[:] = 0.0, 0.0, 0.0
         dark = False
         for n in range(row * row_lines, min((row + 1) * row_lines, starts.shape[0])):
@@ -459,9 +460,7 @@ def detect_rows(
             phase = int(tau * phases + 0.5)
             position = first - origin
             if position < 0 or position + width > samples.shape[0]:
-                lines_out[1] += 1
                 continue
-            lines_out[0] += 1
             epsilon = tau - phase / phases
             _, _, chi2, _ = fit_line(
                 samples, position, first % CONVERTERS, epsilon, phase, tables, limits, priors, chi2_limit, work, fit

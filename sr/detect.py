@@ -8,9 +8,12 @@ from scipy import ndimage
 from . import _kernels
 from .background import Background
 from .line_fit import LineTables
+from .screen import ROW_LINES, ScreenTables, screen_rows
 
-# Lines of one row of the map; rows start at multiples of this line number, whatever part of a capture is looked at.
-ROW_LINES = 4
+__all__ = ["ROW_LINES", "Event", "bin_columns", "find_events", "rows_to_look_at", "significance_map"]
+
+# Rows on either side of a flagged one that are looked at closely: objects fade out, and the sharp edge decides.
+BESIDE_FLAGGED_ROWS = 3
 # Significance [standard deviations] from which a bin starts an event, and from which a neighbour belongs to it.
 # A thousand million samples make some ten million bins; noise passes the first about once in 10¹¹.
 START_SIGNIFICANCE = 7.0
@@ -45,9 +48,40 @@ def bin_columns(background: Background) -> int:
     return int(np.clip(round(background.lit_samples / 50), 2, 16))
 
 
+def rows_to_look_at(samples: np.ndarray, origin: int, starts: np.ndarray, tables: ScreenTables) -> np.ndarray:
+    """Rows near which the fast screen sees something, and rows it cannot see.
+
+    Parameters
+    ----------
+    samples : ndarray of shape (S,)
+        Waveform [codes]; ``origin`` is the digitiser's index of its first sample.
+    starts : ndarray of shape (N,), float64
+        Starts of consecutive lines, from the first line of a row on. What is found within
+        :data:`BESIDE_FLAGGED_ROWS` rows of either end depends on the rows beyond: give those too.
+
+    Returns
+    -------
+    wanted : ndarray of shape (ceil(N / ROW_LINES),), bool
+    """
+    row_starts = starts[::ROW_LINES] - origin
+    inside = (row_starts >= 0) & (np.ceil(row_starts) + tables.reach <= samples.size)
+    first, count = (int(np.argmax(inside)), int(inside.sum())) if inside.any() else (0, 0)
+    flags = np.ones(row_starts.size, dtype=np.bool_)
+    if count > 1:  # the end of the last row that is seen is the start of the next one, which need not be seen
+        last = first + count
+        seen = slice(first, last if last < row_starts.size else last - 1)
+        flags[seen] = screen_rows(samples, origin, row_starts[first : seen.stop + 1], tables)[0]
+    return ndimage.binary_dilation(flags, np.ones(2 * BESIDE_FLAGGED_ROWS + 1))
+
+
 def significance_map(
-    samples: np.ndarray, origin: int, starts: np.ndarray, background: Background, tables: LineTables
-) -> tuple[np.ndarray, int]:
+    samples: np.ndarray,
+    origin: int,
+    starts: np.ndarray,
+    background: Background,
+    tables: LineTables,
+    wanted: np.ndarray | None = None,
+) -> np.ndarray:
     """Significance of deviations from the empty line.
 
     Parameters
@@ -55,14 +89,16 @@ def significance_map(
     samples : ndarray of shape (S,)
         Waveform [codes]; ``origin`` is the digitiser's index of its first sample.
     starts : ndarray of shape (N,), float64
-        Starts of consecutive lines, N a multiple of :data:`ROW_LINES` (the last row may be short).
+        Starts of consecutive lines, N a multiple of :data:`ROW_LINES` (the last row may be short). Lines that do
+        not lie wholly in ``samples`` are passed over.
+    wanted : ndarray of shape (ceil(N / ROW_LINES),), bool, optional
+        Rows to look at, from :func:`rows_to_look_at`; all of them by default.
 
     Returns
     -------
     significance : ndarray of shape (ceil(N / ROW_LINES), C), float32
-        Standard deviations; 0 where the line is not lit, -1 in rows without light (laser off, channel blocked).
-    fitted : int
-        Lines that lay wholly in ``samples`` and were looked at.
+        Standard deviations; 0 where the line is not lit and in rows that are not wanted, -1 in rows without light
+        (laser off, channel blocked).
 
     Notes
     -----
@@ -73,7 +109,7 @@ def significance_map(
     bins = int(np.ceil(background.lit_samples / columns))
     rows = -(-starts.size // ROW_LINES)
     out = np.zeros((rows, bins), dtype=np.float32)
-    counted = np.zeros(2, dtype=np.int64)
+    wanted = np.ones(rows, dtype=np.bool_) if wanted is None else wanted
     tau = np.arange(tables.phases + 1)[:, None] / tables.phases + np.arange(tables.width)
     root = np.where(background.usable(tau), np.sqrt(tables.arrays[4]), 0.0).astype(np.float32)
     edges = np.minimum(np.arange(bins) * columns, tables.width - 1)
@@ -81,10 +117,10 @@ def significance_map(
     counts = np.add.reduceat(searched, edges, axis=1, dtype=np.float32)
     priors = (1 / background.gain_std**2, 1 / background.delay_std_samples**2)
     _kernels.detect_rows(
-        samples, origin, starts, ROW_LINES, columns, tables.arrays, root, counts, tables.limits, priors,
-        tables.chi2_limit, out, counted,
+        samples, origin, starts, wanted, ROW_LINES, columns, tables.arrays, root, counts, tables.limits, priors,
+        tables.chi2_limit, out,
     )  # fmt: skip
-    return out, int(counted[0])
+    return out
 
 
 def _bridge_unknown(near: np.ndarray, known: np.ndarray) -> None:

@@ -148,7 +148,7 @@ def process(
         lambda a, b: samples[a - first : b - first], first, first + samples.size, background, tables
     )
     starts = clock.line_start(np.arange(clock.lines))
-    significance, _ = significance_map(samples, first, starts, background, tables)
+    significance = significance_map(samples, first, starts, background, tables)
     return Processed(
         background, tables, clock, starts, significance, find_events(significance, 0, bin_columns(background))
     )

@@ -58,17 +58,15 @@ def test_any_cut_gives_the_same_map(usual: tuple, first_row: int, rows: int) -> 
     starts = found.starts[first:stop]
     begin = max(0, int(starts[0]) - 3)
     part = simulated.samples[begin : int(starts[-1]) + int(found.period) + 3]
-    significance, looked_at = significance_map(part, begin, starts, found.background, found.tables)
+    significance = significance_map(part, begin, starts, found.background, found.tables)
     np.testing.assert_array_equal(significance, found.significance[first_row : first_row + significance.shape[0]])
-    assert looked_at >= starts.size - 1  # the capture's last line may be cut
 
 
 def test_lines_outside_the_samples_are_not_looked_at(usual: tuple) -> None:
     simulated, found = usual
-    significance, looked_at = significance_map(
+    significance = significance_map(
         simulated.samples[:50_000], 0, found.starts[:200], found.background, found.tables
     )
-    assert looked_at == np.count_nonzero(np.ceil(found.starts[:200]) + found.tables.width <= 50_000)
     assert (significance[32:] == 0).all()
 
 
