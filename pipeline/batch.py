@@ -18,10 +18,11 @@ import numpy as np
 from .. import __version__
 from ..acquisition import Capture, CaptureError, open_capture
 from ..sr.reconstruct import Grid
-from .cells import Cell, Job
+from .cells import Job
 from .crops import choose_crop_px
 from .execution import Execution
 from .full_image import write_full_image
+from .measure import Cell
 from .report import make_documents
 from .results import OutputError, Progress, ResultFiles, columns_of
 from .rtdc import RtdcMetadata
@@ -89,7 +90,7 @@ def process_capture(
             surveyed = time.perf_counter()
             job = Job(path, survey, settings)
             files.columns = columns_of(
-                calibrated=job.pixel_um is not None, position_um=survey.geometry.um_per_sample is not None
+                calibrated=survey.geometry.calibrated, position_um=survey.geometry.um_per_sample is not None
             )
             record, grid = _run(capture, job, files, recipe, execution, resume=resume, times=(started, surveyed))
             if full_image:
@@ -238,7 +239,7 @@ def _rtdc_metadata(capture: Capture, job: Job, grid: Grid) -> RtdcMetadata:
         line_rate_hz=survey.line_rate_hz,
         sample_rate_hz=survey.sample_rate_hz,
         start=datetime.fromisoformat(known.start_time) if known.start_time else None,
-        pixel_um=job.pixel_um / grid.columns_per_sample if job.pixel_um else None,
+        pixel_um=job.setup.pixel_um(grid),
         field_of_view_um=job.settings.capture.field_of_view_um or known.field_of_view_um,
         flow_speed_m_s=job.settings.capture.flow_speed_m_per_s or known.flow_speed_m_per_s,
         instrument=known.instrument,
@@ -260,7 +261,7 @@ def _record(capture: Capture, job: Job, grid: Grid, state: State, recipe: str) -
         "settings": job.settings.as_dict(),
         "recipe": recipe,
         "signal": signal,
-        "grid": asdict(grid) | {"pixel_um": job.pixel_um / grid.columns_per_sample if job.pixel_um else None},
+        "grid": asdict(grid) | {"pixel_um": job.setup.pixel_um(grid)},
         "accounting": {
             "samples_offered": capture.samples,
             "samples_processed": counts["samples_mapped"],

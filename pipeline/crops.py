@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .cells import Cell
+from .measure import Cell
 
 # Room around the largest of the first cells, and bounds of the side; sides are multiples of 16 pixels.
 _ROOM = 1.25

@@ -12,8 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..sr.reconstruct import Grid
-from .cells import Cell, Job, image_lines, raw_lines
+from .cells import Job, image_lines, raw_lines
 from .crops import choose_crop_px, crop_cell
+from .measure import Cell
 
 _UNKNOWN = "#d8c8e8"
 # Rows of the table that the page shows; the whole table is in the CSV.

@@ -14,8 +14,9 @@ from ..acquisition import Segment
 from ..sr.detect import ROW_LINES, Event, bin_columns, find_events
 from ..sr.line_clock import SegmentClock
 from ..sr.reconstruct import Grid, best_kernel, choose_grid
-from .cells import MOST_EVENT_LINES, Cell, Job, map_lines, measure_events, score_kernels
+from .cells import MOST_EVENT_LINES, Job, map_lines, measure_events, score_kernels
 from .execution import Execution
+from .measure import Cell
 from .survey import Survey
 
 # Samples of a stretch: fixed, since it is where events are looked for and runs can be resumed.

@@ -1,7 +1,7 @@
 """First pass over a capture: the empty line, the line clock, and what they mean on the specimen."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,11 @@ from ..acquisition import Capture, CaptureError, Segment
 from ..sr._kernels import count_on_rail
 from ..sr.background import Background
 from ..sr.calibrate import Span, measure_background
-from ..sr.detect import bin_columns
+from ..sr.empty_line import EmptyLine
 from ..sr.errors import SignalError
 from ..sr.line_clock import LineClock, SegmentClock, measure_segment_clocks
-from ..sr.line_fit import LineTables, line_tables
+from ..sr.line_fit import LineTables
 from ..sr.period import MIN_LINES
-from ..sr.screen import ScreenTables, screen_tables
 from .settings import CaptureSettings
 
 # The empty line is measured on this many stretches of this many samples, spread over the capture.
@@ -37,12 +36,17 @@ class Geometry:
     um_per_line: float | None
     lines_per_sample: float | None
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether lengths are known in µm both ways."""
+        return self.um_per_sample is not None and self.um_per_line is not None
+
 
 @dataclass(frozen=True)
 class Survey:
     """What the first pass found.
 
-    background : Background
+    empty_line : EmptyLine
     clock : LineClock
         One segment clock per entry of ``segments``; lines are numbered through the capture.
     segments : tuple of Segment
@@ -51,25 +55,22 @@ class Survey:
     sample_rate_hz : float
     warnings : tuple of str
         Where what is stated is not what was measured.
-    sample_bytes : int
-        Size of a sample.
     """
 
-    background: Background
+    empty_line: EmptyLine
     clock: LineClock
     segments: tuple[Segment, ...]
     geometry: Geometry
     sample_rate_hz: float
     warnings: tuple[str, ...] = ()
-    sample_bytes: int = 1
 
-    @cached_property
+    @property
+    def background(self) -> Background:
+        return self.empty_line.background
+
+    @property
     def tables(self) -> LineTables:
-        return line_tables(self.background)
-
-    @cached_property
-    def screen(self) -> ScreenTables:
-        return screen_tables(self.background, bin_columns(self.background), self.sample_bytes)
+        return self.empty_line.tables
 
     @property
     def line_rate_hz(self) -> float:
@@ -98,7 +99,7 @@ def survey_capture(capture: Capture, settings: CaptureSettings) -> Survey:
     dark = settings.dark_level_codes if settings.dark_level_codes is not None else capture.metadata.dark_level_codes
     try:
         background = measure_background(_spans(capture), code_limits=capture.code_limits, dark_level_codes=dark)
-        tables = line_tables(background)
+        empty_line = EmptyLine(background, capture.dtype.itemsize)
         clocks: list[SegmentClock] = []
         used: list[Segment] = []
         first_line = 0
@@ -110,7 +111,7 @@ def survey_capture(capture: Capture, settings: CaptureSettings) -> Survey:
                 segment.device_index,
                 segment.device_index + segment.samples,
                 background,
-                tables,
+                empty_line.tables,
             )
             for clock, part in zip(found, _split(segment, [c.first_sample for c in found]), strict=True):
                 clocks.append(replace(clock, first_line=first_line))
@@ -127,7 +128,7 @@ def survey_capture(capture: Capture, settings: CaptureSettings) -> Survey:
     rate = capture.metadata.sample_rate_hz
     geometry = _geometry(capture, settings, rate / whole.period_samples)
     warnings = _contradictions(capture, background, whole.period_samples, dark)
-    return Survey(background, whole, tuple(used), geometry, rate, warnings, capture.dtype.itemsize)
+    return Survey(empty_line, whole, tuple(used), geometry, rate, warnings)
 
 
 def _contradictions(

@@ -436,8 +436,8 @@ def detect_rows(
 ):
     """Significance of whatever is not the empty line, in bins of ``row_lines`` lines × ``columns`` samples.
 
-    starts: float64 (R · row_lines,). wanted: bool (R,), rows to look at; the others stay as they are. root: float32 (phases + 1, W), 1/standard deviation at the positions that are
-    searched, else 0; counts: float32 (phases + 1, C), how many those are in each bin.
+    starts: float64 (R · row_lines,). wanted: bool (R,), rows to look at; the others stay as they are. root: float32
+    (phases + 1, W), 1/standard deviation at the positions that are searched, else 0; counts: float32 (phases + 1, C), how many those are in each bin.
     out: float32 (R, C): the larger of the mean residual's and the energy's significance [standard deviations]; -1 in
     rows with a line that holds no light at all. Lines that do not lie wholly in ``samples`` are passed over.
     """

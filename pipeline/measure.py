@@ -1,0 +1,248 @@
+"""Measure the cells of one event, from lines in memory to rows of the table.
+
+The same for a capture's events and for those of a live stream: nothing here knows where the samples came from.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from ..classify import measure_cell, segment_cell
+from ..sr._kernels import CONVERTERS
+from ..sr.detect import ROW_LINES, Event
+from ..sr.empty_line import EmptyLine
+from ..sr.reconstruct import Grid, TransmissionImage, reconstruct
+from .settings import Settings
+from .survey import Geometry
+
+# Pixels kept around a cell, for its crop.
+_PATCH_ROOM_PX = 16
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What it takes to make sense of samples."""
+
+    empty_line: EmptyLine
+    geometry: Geometry
+    sample_rate_hz: float
+    settings: Settings
+
+    def pixel_um(self, grid: Grid) -> float | None:
+        """Side of a pixel [µm], where the size of samples and lines is known."""
+        if not self.geometry.calibrated or self.geometry.um_per_sample is None:
+            return None
+        return self.geometry.um_per_sample / grid.columns_per_sample
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Consecutive lines with the samples that hold them.
+
+    samples : ndarray of shape (S,)
+        Waveform [codes].
+    index : int
+        The digitiser's index of its first sample.
+    first_line : int
+        Number of the first line.
+    starts : ndarray of shape (N + 1,), float64
+        Starts of the lines [samples after samples[0]]; the last one ends the last line.
+    """
+
+    samples: np.ndarray
+    index: int
+    first_line: int
+    starts: np.ndarray
+
+    @property
+    def stop_line(self) -> int:
+        return self.first_line + self.starts.size - 1
+
+    def part(self, first_line: int, stop_line: int) -> "Lines":
+        """Some of the lines, as far as they are here."""
+        first, stop = max(first_line, self.first_line), min(stop_line, self.stop_line)
+        own = self.starts[first - self.first_line : stop - self.first_line + 1]
+        begin, end = max(0, int(np.floor(own[0])) - 4), int(np.ceil(own[-1])) + 4
+        return Lines(self.samples[begin:end], self.index + begin, first, own - begin)
+
+    def line_start(self, line: float) -> float:
+        """Start of a line [samples after samples[0]], fractions allowed, lines beyond the ends not."""
+        return float(np.interp(line - self.first_line, np.arange(self.starts.size), self.starts))
+
+    def for_kernels(self) -> tuple[np.ndarray, int, np.ndarray]:
+        """Samples, origin and starts of the lines on a time line that keeps each sample's converter."""
+        origin = self.index % CONVERTERS
+        return self.samples, origin, self.starts[:-1] + origin
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measured cell: its row of the table, and its crop.
+
+    row : dict
+        Column name to value.
+    patch, mask : ndarray of shape (rows, columns)
+        Transmission around the cell (NaN unknown), and the cell's pixels.
+    box : tuple of 4 floats
+        First and last line, first and last position on the line [samples]; to tell cells found twice.
+    """
+
+    row: dict[str, int | float]
+    patch: np.ndarray
+    mask: np.ndarray
+    box: tuple[float, float, float, float]
+
+
+def measure_event(setup: Setup, grid: Grid, lines: Lines, event: Event, *, sample_shift: int = 0) -> list[Cell]:
+    """Image, segment and measure an event: its cells, none where nothing is left on closer sight.
+
+    Parameters
+    ----------
+    setup, grid
+        The empty line, the geometry and the settings; how the image is laid.
+    lines : Lines
+        At least the lines of :func:`window_lines`, as far as they exist.
+    event : Event
+    sample_shift : int, optional
+        What turns the digitiser's indices into the table's numbers of samples.
+    """
+    image, mask = image_and_mask(setup, grid, lines, event)
+    cells = []
+    for part in separate_parts(mask, setup.settings.cells.min_area_px):
+        features = measure_cell(part, image.transmission, image.known, pixel_um=setup.pixel_um(grid))
+        cells.append(_cell(setup, lines, event, image, part, features, sample_shift))
+    return cells
+
+
+def _event_margin(grid: Grid, event: Event) -> int:
+    """Lines around an event: room for the outline, and for the segmentation to see the empty channel around it."""
+    return max(2 * ROW_LINES, int(4 * grid.sigma_lines), (event.line_last - event.line_first + 1) // 6)
+
+
+def _reach(grid: Grid) -> int:
+    """Lines beyond an image's rows that its kernel reaches."""
+    return int(np.ceil(3 * grid.sigma_lines)) + 1
+
+
+def window_lines(grid: Grid, event: Event) -> tuple[int, int]:
+    """First line and last + 1 of those that an event's image is made of."""
+    beyond = _event_margin(grid, event) + _reach(grid)
+    return event.line_first - beyond, event.line_last + beyond + 1
+
+
+def image_of(
+    setup: Setup, grid: Grid, lines: Lines, rows: tuple[float, float], tau: tuple[float, float]
+) -> TransmissionImage:
+    """Transmission image of a window of lines and positions [samples]."""
+    reach = _reach(grid)
+    used = lines.part(int(np.floor(rows[0])) - reach, int(np.ceil(rows[1])) + reach + 1)
+    empty = setup.empty_line
+    samples, origin, starts = used.for_kernels()
+    return reconstruct(
+        samples, origin, starts, used.first_line, empty.background, empty.tables, grid, rows=rows, tau=tau
+    )
+
+
+def image_and_mask(setup: Setup, grid: Grid, lines: Lines, event: Event) -> tuple[TransmissionImage, np.ndarray]:
+    """Image of an event's surroundings, and which of its pixels belong to its cells."""
+    settings = setup.settings.cells
+    margin = _event_margin(grid, event)
+    rows = (
+        float(max(lines.first_line, event.line_first - margin)),
+        float(min(lines.stop_line - 1, event.line_last + margin)),
+    )
+    width = event.tau_last_samples - event.tau_first_samples
+    beside = max(2.0 * event.columns_samples, width / 6)
+    tau = (
+        max(0.0, event.tau_first_samples - beside),
+        min(setup.empty_line.background.lit_samples, event.tau_last_samples + beside),
+    )
+    image = image_of(setup, grid, lines, rows, tau)
+    mask = segment_cell(
+        image.transmission,
+        image.known,
+        np.where(image.known, image.std, 1.0),
+        seed_mask=_seed(event, image),
+        floor=settings.min_deviation,
+        min_area_px=settings.min_area_px,
+    )
+    return image, mask
+
+
+def separate_parts(mask: np.ndarray, min_area_px: int) -> list[np.ndarray]:
+    """Masks of the cells in a mask: its connected parts, those that lie mostly within each other's boxes kept as one.
+
+    Neighbours whose blurred feet touch make one event, yet their outlines stand apart.
+    """
+    labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    parts: list[np.ndarray] = []
+    for number in sorted(range(1, count + 1), key=lambda n: -int((labels == n).sum())):
+        part = labels == number
+        host = next((i for i, other in enumerate(parts) if _mostly_within(part, other)), None)
+        if host is not None:
+            parts[host] = parts[host] | part
+        elif part.sum() >= min_area_px:
+            parts.append(part)
+    return parts
+
+
+def _mostly_within(part: np.ndarray, other: np.ndarray) -> bool:
+    rows, columns = (np.flatnonzero(other.any(axis=axis)) for axis in (1, 0))
+    box = part[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return bool(box.sum() > 0.5 * part.sum())
+
+
+def _seed(event: Event, image: TransmissionImage) -> np.ndarray:
+    """Pixels of the image under the event's bins; bool, the image's shape."""
+    shape = image.transmission.shape
+    line = image.first_line + np.arange(shape[0]) * image.lines_per_row
+    tau = image.tau_first_samples + np.arange(shape[1]) / image.columns_per_sample
+    row = np.floor((line - event.line_first) / ROW_LINES).astype(int)
+    column = np.floor((tau - event.tau_first_samples) / event.columns_samples).astype(int)
+    inside = ((row >= 0) & (row < event.bins.shape[0]))[:, None] & ((column >= 0) & (column < event.bins.shape[1]))[
+        None, :
+    ]
+    return inside & event.bins[np.clip(row, 0, event.bins.shape[0] - 1)][:, np.clip(column, 0, event.bins.shape[1] - 1)]
+
+
+def _cell(
+    setup: Setup,
+    lines: Lines,
+    event: Event,
+    image: TransmissionImage,
+    mask: np.ndarray,
+    features: dict[str, float],
+    sample_shift: int,
+) -> Cell:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    # the outline lies half-way up an edge, whose foot reaches about a pixel further
+    line_top = image.first_line + (rows[0] - 1.5) * image.lines_per_row
+    line_bottom = image.first_line + (rows[-1] + 1.5) * image.lines_per_row
+    line_first = int(np.clip(np.ceil(line_top), lines.first_line, lines.stop_line - 1))
+    line_last = int(np.clip(np.floor(line_bottom), line_first, lines.stop_line - 1))
+    left = image.tau_first_samples + (columns[0] - 0.5) / image.columns_per_sample
+    right = image.tau_first_samples + (columns[-1] + 0.5) / image.columns_per_sample
+    start, stop = lines.line_start(line_first), lines.line_start(line_last + 1)
+    first_sample = lines.index + sample_shift
+    centre_row, centre_column = (float(np.average(np.arange(n), weights=mask.sum(axis=a))) for n, a in
+                                 ((mask.shape[0], 1), (mask.shape[1], 0)))  # fmt: skip
+    along = image.tau_first_samples + centre_column / image.columns_per_sample
+    line = image.first_line + centre_row * image.lines_per_row
+    row: dict[str, int | float] = {
+        "line_first": line_first,
+        "line_last": line_last,
+        "sample_first": first_sample + int(np.ceil(start)),
+        "sample_last": first_sample + min(int(np.ceil(stop)), lines.samples.size) - 1,
+        "time_s": (lines.index + lines.line_start(line)) / setup.sample_rate_hz,
+        "line_centre": line,
+        "position_samples": along,
+        "significance": event.significance,
+    }
+    if setup.geometry.um_per_sample is not None:
+        row["position_um"] = along * setup.geometry.um_per_sample
+    row |= features | {"saturated_samples": image.saturated}
+    around = tuple(
+        slice(max(0, index[0] - _PATCH_ROOM_PX), index[-1] + 1 + _PATCH_ROOM_PX) for index in (rows, columns)
+    )
+    return Cell(row, image.transmission[around].copy(), mask[around].copy(), (line_top, line_bottom, left, right))
