@@ -28,7 +28,7 @@ from ..data.phantoms import OBJECT_DTYPE, Scene, random_scene
 from ..data.stamps import cell_stamps, image_stamps
 from ._simulate_tiles import TILE_SAMPLES, check_count, tiles
 from .metadata import CaptureMetadata
-from .optics import Digitiser, Instrument, Interleave, Optics
+from .optics import Digitiser, Instrument, Interleave, LineClock, Optics
 from .writer import CaptureWriter
 
 MOST_LINE_STARTS = 2_000_000  # line starts stored as truth; of longer captures every so manieth
@@ -137,7 +137,7 @@ def simulate_capture(
     expected = round((lines + 0.5) * instrument.line_period_samples)
     starts: list[NDArray[np.float64]] = []
     digitiser = instrument.digitiser
-    with CaptureWriter(path, _metadata(instrument), digitiser.dtype, overwrite=overwrite) as writer:
+    with CaptureWriter(path, operator_metadata(instrument), digitiser.dtype, overwrite=overwrite) as writer:
         for tile in tiles(scene, instrument, seed, lines):
             writer.append(tile.samples)
             if tile.line_starts.size:
@@ -159,7 +159,7 @@ def simulate_capture(
             seed=seed,
         )
         _write_truth_of_signal(writer, instrument)
-        writer.write_truth("cells", _cells(scene, instrument, lines))
+        writer.write_truth("cells", seen_cells(scene, instrument, lines))
         writer.write_truth("kinds", np.array(getattr(scene, "kinds", ()), dtype="U"))
     return samples
 
@@ -210,24 +210,13 @@ def simulate(
     check_count("lines", lines)
     check_count("cells", cells, least=0)
     check_count("seed", seed, least=0)
-    instrument = Instrument(
-        optics=Optics(
-            line_rate_hz=line_rate_hz,
-            pulse_duration_s=pulse_duration_s,
-            field_of_view_um=field_of_view_um,
-            flow_speed_m_per_s=flow_speed_m_per_s,
-        ),
-        digitiser=Digitiser(
-            sample_rate_hz=sample_rate_hz,
-            bits=bits,
-            thermal_noise_codes=0.5 * 2.0 ** (bits - 8),
-            shot_noise_codes=0.7 * 2.0 ** (bits - 8),
-            interleave=Interleave(
-                offset_codes=(0.6, -1.1, 0.4, 0.1),
-                gain=(0.996, 0.992, 1.012, 1.0),
-                skew_s=(0.0, 0.2e-12, -0.4e-12, 0.3e-12),
-            ),
-        ),
+    instrument = ordinary_instrument(
+        sample_rate_hz=sample_rate_hz,
+        line_rate_hz=line_rate_hz,
+        pulse_duration_s=pulse_duration_s,
+        flow_speed_m_per_s=flow_speed_m_per_s,
+        field_of_view_um=field_of_view_um,
+        bits=bits,
     )
     folder = Path(path).absolute().parent
     size = lines * instrument.line_period_samples * instrument.digitiser.dtype.itemsize
@@ -244,7 +233,44 @@ def simulate(
     return simulate_capture(path, scene, instrument, lines=lines, seed=seed, overwrite=overwrite, progress=progress)
 
 
-def _metadata(instrument: Instrument) -> CaptureMetadata:
+def ordinary_instrument(
+    *,
+    sample_rate_hz: float,
+    line_rate_hz: float,
+    pulse_duration_s: float,
+    flow_speed_m_per_s: float,
+    field_of_view_um: float,
+    bits: int,
+    clock: LineClock | None = None,
+) -> Instrument:
+    """An instrument with the faults of an ordinary one: noise, four mismatched converters, a wandering line clock.
+
+    Arguments as in ``Optics`` and ``Digitiser``; ``clock`` replaces the ordinary line clock. ValueError if one
+    makes no sense.
+    """
+    return Instrument(
+        optics=Optics(
+            line_rate_hz=line_rate_hz,
+            pulse_duration_s=pulse_duration_s,
+            field_of_view_um=field_of_view_um,
+            flow_speed_m_per_s=flow_speed_m_per_s,
+        ),
+        clock=LineClock() if clock is None else clock,
+        digitiser=Digitiser(
+            sample_rate_hz=sample_rate_hz,
+            bits=bits,
+            thermal_noise_codes=0.5 * 2.0 ** (bits - 8),
+            shot_noise_codes=0.7 * 2.0 ** (bits - 8),
+            interleave=Interleave(
+                offset_codes=(0.6, -1.1, 0.4, 0.1),
+                gain=(0.996, 0.992, 1.012, 1.0),
+                skew_s=(0.0, 0.2e-12, -0.4e-12, 0.3e-12),
+            ),
+        ),
+    )
+
+
+def operator_metadata(instrument: Instrument) -> CaptureMetadata:
     """What an operator would note: the line period roughly, the dark level only where no gap shows it."""
     optics, digitiser = instrument.optics, instrument.digitiser
     lit = optics.pulse_duration_s * optics.line_rate_hz
@@ -281,7 +307,7 @@ def _write_truth_of_signal(writer: CaptureWriter, instrument: Instrument) -> Non
     writer.write_truth("interleave_skew_samples", np.array(interleave.skew_s) * digitiser.sample_rate_hz)
 
 
-def _cells(scene: Scene, instrument: Instrument, lines: int) -> NDArray[np.void]:
+def seen_cells(scene: Scene, instrument: Instrument, lines: int) -> NDArray[np.void]:
     """The scene's objects, with fields line_first and line_last: the lines that see each of them."""
     pitch = instrument.optics.um_per_line
     listed = getattr(scene, "objects", None)

@@ -20,7 +20,7 @@ from stretchscope.acquisition.simulate import blocks
 from stretchscope.data.phantoms import random_scene
 from stretchscope.data.stamps import cell_stamps
 from stretchscope.sr.calibrate import Span, measure_background
-from stretchscope.sr.detect import bin_columns, find_events, significance_map
+from stretchscope.sr.detect import bin_columns, detector_tables, find_events, significance_map
 from stretchscope.sr.line_clock import LineClock as Clock
 from stretchscope.sr.line_clock import measure_segment_clocks
 from stretchscope.sr.line_fit import line_tables
@@ -100,7 +100,7 @@ def run(case: tuple, lines: int, seed: int) -> dict[str, float]:
     (segment,) = measure_segment_clocks(lambda a, b: y[a:b], 0, y.size, background, tables)
     t2 = time.perf_counter()
     starts = segment.line_start(np.arange(segment.lines))
-    significance = significance_map(y, 0, starts, background, tables)
+    significance = significance_map(y, 0, starts, tables, detector_tables(background, tables))
     t3 = time.perf_counter()
     events = find_events(significance, 0, bin_columns(background))
     measured = Clock((segment,))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..acquisition import Capture, CaptureError, open_capture
+from ..acquisition import Capture, open_capture
 from ..sr.reconstruct import Grid
 from .cells import Job
 from .crops import choose_crop_px
@@ -28,7 +28,7 @@ from .results import OutputError, Progress, ResultFiles, columns_of
 from .rtdc import RtdcMetadata
 from .settings import Settings
 from .stretches import State, grid_of, process_stretch, stretches
-from .survey import Survey, describe, survey_capture
+from .survey import describe, require_dark_level, survey_capture
 
 
 def process_capture(
@@ -86,7 +86,7 @@ def process_capture(
         made = _prepare_folder(files, overwrite=overwrite, resume=resume)
         try:
             survey = survey_capture(capture, settings.capture)
-            _require_dark_level(survey, path)
+            require_dark_level(survey, path)
             surveyed = time.perf_counter()
             job = Job(path, survey, settings)
             files.columns = columns_of(
@@ -220,14 +220,6 @@ def _remove_folders(made: list[Path]) -> None:
             folder.rmdir()
         except OSError:
             return
-
-
-def _require_dark_level(survey: Survey, path: Path) -> None:
-    if survey.background.dark_level_codes is None:
-        raise CaptureError(
-            f"{path}: the lines leave no dark gap to measure the dark level in, and nothing states it: "
-            "give --dark-level CODES (the code without light), or dark_level_codes in the capture or the settings"
-        )
 
 
 def _rtdc_metadata(capture: Capture, job: Job, grid: Grid) -> RtdcMetadata:

@@ -70,13 +70,13 @@ def map_lines(job: Job, segment: Segment, clock: SegmentClock, first_line: int, 
     reach = job.survey.empty_line.screen.reach
     with _open(job) as capture:
         samples = _read(capture, segment, first, min(end, int(np.ceil(starts[-1])) + reach))
-    background, tables = job.survey.background, job.survey.tables
+    empty = job.survey.empty_line
     rows = slice(lead // ROW_LINES, -(-own.stop // ROW_LINES))
-    wanted = rows_to_look_at(samples, first, starts[:-1], job.survey.empty_line.screen)[rows]
-    significance = significance_map(samples, first, starts[own], background, tables, wanted)
-    low, high = background.code_limits
+    wanted = rows_to_look_at(samples, first, starts[:-1], empty.screen)[rows]
+    significance = significance_map(samples, first, starts[own], empty.tables, empty.detector, wanted)
+    low, high = empty.background.code_limits
     saturated = _kernels.count_on_rail(samples[own_first - first : own_stop - first], low, high)
-    lines = int(np.count_nonzero(np.ceil(starts[own]) + tables.width <= first + samples.size))
+    lines = int(np.count_nonzero(np.ceil(starts[own]) + empty.tables.width <= first + samples.size))
     dark_lines = ROW_LINES * int(np.count_nonzero((significance < 0).any(axis=1)))
     return LineMap(significance, lines, min(lines, dark_lines), own_stop - own_first, int(saturated))
 

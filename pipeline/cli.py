@@ -344,6 +344,129 @@ def calibrate(
 
 
 @app.command()
+def stream(
+    rate: Annotated[float, typer.Option(metavar="HZ", help="Sample rate; of a file, the pace of its replay.")] = 5e9,
+    duration: Annotated[
+        float | None, typer.Option(metavar="S", help="Seconds of signal; until the end or Ctrl-C by default.")
+    ] = None,
+    source: Annotated[str, typer.Option(metavar="simulated|FILE", help="Where the samples come from.")] = "simulated",
+    unpaced: Annotated[bool, typer.Option("--unpaced", help="As fast as it goes, instead of at the rate.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Folder for results; else cells are counted."),
+    ] = None,
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+    workers: Workers = None,
+    settings_file: SettingsFile = None,
+    cells_per_second: Annotated[float, typer.Option(min=0, help="Simulated: cells per second of signal.")] = 5000.0,
+    flow_speed: FlowSpeed = None,
+    loop_samples: Annotated[int, typer.Option(min=1 << 22, help="Simulated: samples of the loop that is replayed.")] = 1
+    << 30,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Simulated: the same seed, the same samples.")] = 1,
+) -> None:
+    """Process a stream as it comes: cells as images and rows within milliseconds."""
+    import signal
+    from contextlib import ExitStack
+
+    from .live_display import LiveDisplay
+    from .settings import Settings, SettingsError, read_settings
+    from .stream import run_stream, summary, warm_up
+
+    if not 1e6 <= rate <= 1e12:
+        raise SettingsError(f"--rate must lie between 1e6 and 1e12 samples per second, got {rate:g}")
+    if duration is not None and not 0 < duration < 1e7:
+        raise SettingsError(f"--duration must lie between 0 and 1e7 seconds, got {duration:g}")
+    settings = (read_settings(settings_file) if settings_file else Settings()).with_capture(
+        flow_speed_m_per_s=flow_speed if source != "simulated" else None
+    )
+    with ExitStack() as stack:
+        if source == "simulated":
+            opened, calibration = _simulated_stream(
+                rate, cells_per_second, flow_speed or 2.0, loop_samples, seed, settings, paced=not unpaced
+            )
+            stem = "stream"
+        else:
+            opened, calibration = _replayed_stream(stack, Path(source), rate, settings, paced=not unpaced)
+            stem = Path(source).stem
+        _say("compiling the kernels (kept for the next start)")
+        warm_up(opened, calibration)
+        for warning in calibration.warnings:
+            _say(f"warning: {warning}")
+        caught: list[int] = []
+
+        def arm(pipeline: Any) -> None:
+            def end(number: int, _: Any) -> None:
+                caught.append(number)
+                pipeline.stop()
+
+            for number in (signal.SIGINT, signal.SIGTERM):
+                previous = signal.signal(number, end)
+                stack.callback(signal.signal, number, previous)
+
+        record = run_stream(
+            opened, calibration, folder=output, stem=stem, duration_s=duration, overwrite=overwrite, workers=workers,
+            display=LiveDisplay(), on_start=arm, say=_say,
+        )  # fmt: skip
+    result = summary(record)
+    if as_json:
+        typer.echo(json.dumps(result, allow_nan=False))
+    lost = {reason: n for reason, n in record["accounting"]["samples_dropped"].items() if n}
+    _say(
+        f"{result['cells_found']} cells in {result['samples_offered'] / result['sample_rate_hz']:.3g} s of signal, "
+        f"realtime factor {result['realtime_factor']:.2f}, samples dropped: "
+        + (", ".join(f"{n} {reason}" for reason, n in lost.items()) or "none")
+    )
+    if record["error"] is not None:
+        _say(f"error: {record['error']}")
+        raise typer.Exit(1)
+    if caught:
+        _say("interrupted; what was seen is written")
+        raise typer.Exit(130)
+
+
+def _simulated_stream(
+    rate: float,
+    cells_per_s: float,
+    flow_speed: float,
+    loop_samples: int,
+    seed: int,
+    settings: "Settings",
+    *,
+    paced: bool,
+) -> Any:
+    """A source that replays a simulated loop, and its calibration."""
+    from ..acquisition import CaptureError
+    from ..acquisition.simulated_loop import simulated_loop
+    from ..acquisition.source import LoopSource
+    from .live_setup import calibrate_on_source
+
+    with _progress("simulating") as progress:
+        try:
+            loop = simulated_loop(
+                loop_samples=loop_samples, sample_rate_hz=rate, cells_per_s=cells_per_s,
+                flow_speed_m_per_s=flow_speed, seed=seed, progress=progress,
+            )  # fmt: skip
+        except ValueError as error:
+            raise CaptureError(str(error)) from error
+    _say("measuring the empty line")
+    calibration = calibrate_on_source(LoopSource(loop.samples, rate, metadata=loop.metadata, paced=False), settings)
+    return LoopSource(loop.samples, rate, metadata=loop.metadata, paced=paced), calibration
+
+
+def _replayed_stream(stack: Any, path: Path, rate: float, settings: "Settings", *, paced: bool) -> Any:
+    """A source that replays a capture, and its calibration."""
+    from ..acquisition import open_capture
+    from ..acquisition.source import ReplaySource
+    from .live_setup import calibrate_on_capture
+
+    _say(f"{path}: measuring the empty line")
+    calibration = calibrate_on_capture(path, settings)
+    capture = stack.enter_context(open_capture(path, sample_rate_hz=settings.capture.sample_rate_hz))
+    return ReplaySource(capture, rate_hz=rate, paced=paced), calibration
+
+
+@app.command()
 def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for capture and results.")

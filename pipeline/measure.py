@@ -115,9 +115,9 @@ def measure_event(setup: Setup, grid: Grid, lines: Lines, event: Event, *, sampl
     return cells
 
 
-def _event_margin(grid: Grid, event: Event) -> int:
+def _margin(grid: Grid, event_lines: int) -> int:
     """Lines around an event: room for the outline, and for the segmentation to see the empty channel around it."""
-    return max(2 * ROW_LINES, int(4 * grid.sigma_lines), (event.line_last - event.line_first + 1) // 6)
+    return max(2 * ROW_LINES, int(4 * grid.sigma_lines), event_lines // 6)
 
 
 def _reach(grid: Grid) -> int:
@@ -125,9 +125,14 @@ def _reach(grid: Grid) -> int:
     return int(np.ceil(3 * grid.sigma_lines)) + 1
 
 
+def margin_lines(grid: Grid, longest_event_lines: int = 0) -> int:
+    """Lines on either side of an event of up to so many lines that its image is made of."""
+    return _margin(grid, longest_event_lines) + _reach(grid)
+
+
 def window_lines(grid: Grid, event: Event) -> tuple[int, int]:
     """First line and last + 1 of those that an event's image is made of."""
-    beyond = _event_margin(grid, event) + _reach(grid)
+    beyond = margin_lines(grid, event.line_last - event.line_first + 1)
     return event.line_first - beyond, event.line_last + beyond + 1
 
 
@@ -147,7 +152,7 @@ def image_of(
 def image_and_mask(setup: Setup, grid: Grid, lines: Lines, event: Event) -> tuple[TransmissionImage, np.ndarray]:
     """Image of an event's surroundings, and which of its pixels belong to its cells."""
     settings = setup.settings.cells
-    margin = _event_margin(grid, event)
+    margin = _margin(grid, event.line_last - event.line_first + 1)
     rows = (
         float(max(lines.first_line, event.line_first - margin)),
         float(min(lines.stop_line - 1, event.line_last + margin)),
@@ -246,3 +251,13 @@ def _cell(
         slice(max(0, index[0] - _PATCH_ROOM_PX), index[-1] + 1 + _PATCH_ROOM_PX) for index in (rows, columns)
     )
     return Cell(row, image.transmission[around].copy(), mask[around].copy(), (line_top, line_bottom, left, right))
+
+
+def same_cell(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    """Whether two boxes (line first, last, position first, last) are mostly one."""
+    lines = min(a[1], b[1]) - max(a[0], b[0])
+    width = min(a[3], b[3]) - max(a[2], b[2])
+    if lines <= 0 or width <= 0:
+        return False
+    smaller = min((a[1] - a[0]) * (a[3] - a[2]), (b[1] - b[0]) * (b[3] - b[2]))
+    return lines * width > 0.7 * smaller

@@ -19,8 +19,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ..classify import FEATURES
-from .cells import Cell
 from .crops import crop_cell
+from .measure import Cell
 from .rtdc import RtdcMetadata, RtdcWriter, grey_levels
 
 SUFFIXES = (".rtdc", ".parquet", ".csv", ".png", ".html", ".run.json")
@@ -58,6 +58,12 @@ def columns_of(*, calibrated: bool, position_um: bool) -> tuple[str, ...]:
         "label",
         "probability",
     )
+
+
+def table_schema(columns: tuple[str, ...]) -> pa.Schema:
+    """Types of the columns in the Parquet file."""
+    types = {name: pa.int64() if name in _INTEGERS else pa.float64() for name in columns}
+    return pa.schema(list((types | {"label": pa.string()}).items()))
 
 
 @dataclass
@@ -239,10 +245,9 @@ class ResultFiles:
             yield from csv.DictReader(file)
 
     def _to_parquet(self) -> None:
-        types = {name: pa.int64() if name in _INTEGERS else pa.float64() for name in self.columns}
-        types["label"] = pa.string()
+        schema = table_schema(self.columns)
+        types = dict(zip(schema.names, schema.types, strict=True))
         options = pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
-        schema = pa.schema(list(types.items()))
         with (
             pq.ParquetWriter(self.part(".parquet"), schema) as writer,
             pyarrow.csv.open_csv(self.part(".csv"), convert_options=options) as reader,

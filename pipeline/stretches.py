@@ -16,7 +16,7 @@ from ..sr.line_clock import SegmentClock
 from ..sr.reconstruct import Grid, best_kernel, choose_grid
 from .cells import MOST_EVENT_LINES, Job, map_lines, measure_events, score_kernels
 from .execution import Execution
-from .measure import Cell
+from .measure import Cell, same_cell
 from .survey import Survey
 
 # Samples of a stretch: fixed, since it is where events are looked for and runs can be resumed.
@@ -101,7 +101,7 @@ def process_stretch(job: Job, stretch: Stretch, state: State, execution: Executi
     found.sort(key=lambda cell: (cell.row["line_first"], cell.row["position_samples"]))
     cells = []
     for cell in found:
-        if any(_same_cell(cell.box, box) for box in state.recent):
+        if any(same_cell(cell.box, box) for box in state.recent):
             state.counts["events_of_one_cell"] += 1
             continue
         cells.append(cell)
@@ -173,16 +173,6 @@ def _middle(event: Event) -> Event:
     top = (rows - most) // 2
     first = event.line_first + top * ROW_LINES
     return replace(event, line_first=first, line_last=first + most * ROW_LINES - 1, bins=event.bins[top : top + most])
-
-
-def _same_cell(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
-    """Whether two boxes (line first, last, position first, last) are mostly one."""
-    lines = min(a[1], b[1]) - max(a[0], b[0])
-    width = min(a[3], b[3]) - max(a[2], b[2])
-    if lines <= 0 or width <= 0:
-        return False
-    smaller = min((a[1] - a[0]) * (a[3] - a[2]), (b[1] - b[0]) * (b[3] - b[2]))
-    return lines * width > 0.7 * smaller
 
 
 def _kernel_of(job: Job, scores: list[np.ndarray]) -> tuple[float, float]:

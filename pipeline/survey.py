@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -198,6 +199,15 @@ def _geometry(capture: Capture, settings: CaptureSettings, line_rate_hz: float) 
         um_per_sample = width / (capture.metadata.sample_rate_hz * pulse)
     ratio = um_per_sample / um_per_line if um_per_sample and um_per_line else capture.metadata.lines_per_sample
     return Geometry(um_per_sample, um_per_line, ratio)
+
+
+def require_dark_level(survey: Survey, path: Path) -> None:
+    """CaptureError where the dark level is neither seen nor stated: no transmission can be measured."""
+    if survey.background.dark_level_codes is None:
+        raise CaptureError(
+            f"{path}: the lines leave no dark gap to measure the dark level in, and nothing states it: "
+            "give --dark-level CODES (the code without light), or dark_level_codes in the capture or the settings"
+        )
 
 
 def pulse_width_samples(background: Background) -> float:

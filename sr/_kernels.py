@@ -437,7 +437,8 @@ def detect_rows(
     """Significance of whatever is not the empty line, in bins of ``row_lines`` lines × ``columns`` samples.
 
     starts: float64 (R · row_lines,). wanted: bool (R,), rows to look at; the others stay as they are. root: float32
-    (phases + 1, W), 1/standard deviation at the positions that are searched, else 0; counts: float32 (phases + 1, C), how many those are in each bin.
+    (phases + 1, W), 1/standard deviation at the positions that are searched, else 0; counts: float32 (phases + 1, C),
+    how many those are in each bin.
     out: float32 (R, C): the larger of the mean residual's and the energy's significance [standard deviations]; -1 in
     rows with a line that holds no light at all. Lines that do not lie wholly in ``samples`` are passed over.
     """
@@ -638,3 +639,125 @@ def leave_one_line_out(
                     scores[a, b] += (value[n, j] - guess) ** 2 * precision[n, j]
             count += 1
     return count
+
+
+# The state of a tracking clock, float64 (10,): start of the line that was measured last [samples], period, variance of
+# the start, covariance, variance of the period; scale of the wander; slow means of pulse energy and baseline; lines
+# counted since the state was set; bursts missed in a row.
+START, PERIOD, VARIANCE, COVARIANCE, PERIOD_VARIANCE, WALK_SCALE, GAIN, BASELINE, LINES, MISSES = range(10)
+
+
+@njit(nogil=True, cache=True)
+def variance_after(state, lines, rules):
+    """Variance of the predicted start so many lines on; rules: see :func:`follow_bursts`."""
+    walk = state[WALK_SCALE] * lines / rules[1]
+    return (
+        state[VARIANCE]
+        + 2 * lines * state[COVARIANCE]
+        + lines * lines * state[PERIOD_VARIANCE]
+        + walk * (rules[2] + rules[3] * lines * lines / 3)
+    )
+
+
+@njit(nogil=True, cache=True)
+def predict_start(state, lines, rules):
+    """Carry the state on by so many lines, in place."""
+    walk = state[WALK_SCALE] * lines / rules[1]
+    state[VARIANCE] = variance_after(state, lines, rules)
+    state[COVARIANCE] += lines * state[PERIOD_VARIANCE] + walk * rules[3] * lines / 2
+    state[PERIOD_VARIANCE] += walk * rules[3]
+    state[START] += lines * state[PERIOD]
+    state[LINES] += lines
+
+
+@njit(nogil=True, cache=True)
+def measure_burst(samples, turn, state, tables, limits, priors, chi2_limit, rules, fits):
+    """Measure the burst of lines at the predicted start and correct the state; False where it does not show the clock.
+
+    samples[0] is sample ``turn`` modulo the number of converters; fits: float64 (lines, 9), of this burst's lines.
+    """
+    lines = fits.shape[0]
+    starts = np.empty(lines)
+    for n in range(lines):
+        starts[n] = turn + state[START] + n * state[PERIOD]
+    fit_lines(samples, turn, starts, tables, limits, priors, chi2_limit, fits)
+    mean = np.empty(4)
+    block_delay(fits, 1.0, mean)
+    delay, variance, centre, share = mean[0], mean[1], mean[2], mean[3]
+    if not (share > rules[5] and math.isfinite(variance)):
+        return False
+    xx, xv, vv = state[VARIANCE], state[COVARIANCE], state[PERIOD_VARIANCE]
+    # what is measured is the start of the middle of the burst
+    surprise = xx + 2 * centre * xv + centre * centre * vv + variance
+    if abs(delay) > max(rules[4], 6 * math.sqrt(surprise)):
+        return False
+    x, v = xx + centre * xv, xv + centre * vv
+    state[START] += x / surprise * delay
+    state[PERIOD] += v / surprise * delay
+    state[VARIANCE] = xx - x * x / surprise
+    state[COVARIANCE] = xv - x * v / surprise
+    state[PERIOD_VARIANCE] = vv - v * v / surprise
+    # surprises larger than expected: the clock wanders more than was allowed for
+    excess = min(delay * delay / surprise, 16.0) - 1.0
+    state[WALK_SCALE] = min(max(state[WALK_SCALE] * math.exp(0.15 * excess), 1.0), rules[6])
+    gains, baselines = np.empty(lines), np.empty(lines)
+    clear = 0
+    for n in range(lines):
+        if fits[n, 5] < chi2_limit and np.isfinite(fits[n, 1]):
+            gains[clear], baselines[clear] = fits[n, 4], fits[n, 3]
+            clear += 1
+    if clear >= lines // 2:
+        state[GAIN] += (np.median(gains[:clear]) - state[GAIN]) / rules[7]
+        state[BASELINE] += (np.median(baselines[:clear]) - state[BASELINE]) / rules[7]
+    return True
+
+
+@njit(nogil=True, cache=True)
+def is_dark(samples, first, stop, least_std):
+    """Whether samples first … stop - 1, as far as they exist, vary less than light makes them vary."""
+    first, stop = max(first, 0), min(stop, samples.shape[0])
+    if stop - first < 2:
+        return True
+    total, squares = 0.0, 0.0
+    for i in range(first, stop):
+        x = float(samples[i])
+        total += x
+        squares += x * x
+    mean = total / (stop - first)
+    return squares / (stop - first) - mean * mean < least_std * least_std
+
+
+@njit(nogil=True, cache=True)
+def follow_bursts(samples, turn, state, tables, limits, priors, chi2_limit, rules, fits, knots):
+    """Follow a locked clock through a block, burst by burst, the last one at the block's end.
+
+    rules = (variance of the predicted start up to which a burst may wait [samples²], most lines between bursts, least
+    wander of start and period per such an interval, furthest a burst may be off [samples], least share of lines that
+    show the clock, largest scale of the wander, bursts of the slow means, misses that lose the lock, standard
+    deviation below which samples are dark). knots: float64 (K, 3), lines since the state was set, start, period.
+    Return (knots found, sample at which the lock was lost or -1).
+    """
+    lines, width = fits.shape[0], tables[2].shape[1]
+    count = 0
+    while count < knots.shape[0]:
+        last = samples.shape[0] - (lines - 1) * state[PERIOD] - width - 4
+        room = math.floor((last - state[START]) / state[PERIOD])
+        if room < lines // 2:  # the last burst was measured at the end of the block
+            break
+        wait = lines
+        while wait < rules[1] and variance_after(state, 2 * wait, rules) < rules[0]:
+            wait *= 2
+        ahead = room if room < 1.5 * wait else wait
+        if state[START] + ahead * state[PERIOD] < 0:  # the burst due lies in the block before
+            ahead = min(room, math.ceil(-state[START] / state[PERIOD]))
+        predict_start(state, ahead, rules)
+        if measure_burst(samples, turn, state, tables, limits, priors, chi2_limit, rules, fits):
+            state[MISSES] = 0
+            knots[count, 0], knots[count, 1], knots[count, 2] = state[LINES], state[START], state[PERIOD]
+            count += 1
+            continue
+        state[MISSES] += 1
+        position = int(state[START])
+        if state[MISSES] >= rules[8] or is_dark(samples, position, position + int(2 * state[PERIOD]), rules[9]):
+            return count, max(position, 0)
+    return count, -1

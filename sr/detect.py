@@ -5,12 +5,21 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from . import _kernels
+from . import _event_kernels, _kernels
 from .background import Background
 from .line_fit import LineTables
 from .screen import ROW_LINES, ScreenTables, screen_rows
 
-__all__ = ["ROW_LINES", "Event", "bin_columns", "find_events", "rows_to_look_at", "significance_map"]
+__all__ = [
+    "ROW_LINES",
+    "DetectorTables",
+    "Event",
+    "bin_columns",
+    "detector_tables",
+    "find_events",
+    "rows_to_look_at",
+    "significance_map",
+]
 
 # Rows on either side of a flagged one that are looked at closely: objects fade out, and the sharp edge decides.
 BESIDE_FLAGGED_ROWS = 3
@@ -74,12 +83,44 @@ def rows_to_look_at(samples: np.ndarray, origin: int, starts: np.ndarray, tables
     return ndimage.binary_dilation(flags, np.ones(2 * BESIDE_FLAGGED_ROWS + 1))
 
 
+@dataclass(frozen=True)
+class DetectorTables:
+    """A :class:`Background` laid out for the detector.
+
+    root : ndarray of shape (phases + 1, W), float32
+        1/standard deviation of a sample at the positions that are searched, else 0.
+    counts : ndarray of shape (phases + 1, C), float32
+        How many those are in each bin.
+    columns : int
+        Width of a bin [samples].
+    priors : tuple of 2 floats
+        1/variance of pulse energy and of line starts [1, 1/samples²].
+    """
+
+    root: np.ndarray
+    counts: np.ndarray
+    columns: int
+    priors: tuple[float, float]
+
+
+def detector_tables(background: Background, tables: LineTables) -> DetectorTables:
+    """Tables of the positions that are searched."""
+    columns = bin_columns(background)
+    bins = int(np.ceil(background.lit_samples / columns))
+    tau = np.arange(tables.phases + 1)[:, None] / tables.phases + np.arange(tables.width)
+    root = np.where(background.usable(tau), np.sqrt(tables.arrays[4]), 0.0).astype(np.float32)
+    edges = np.minimum(np.arange(bins) * columns, tables.width - 1)
+    searched = (root > 0)[:, : min(bins * columns, tables.width)]
+    counts = np.add.reduceat(searched, edges, axis=1, dtype=np.float32)
+    return DetectorTables(root, counts, columns, (1 / background.gain_std**2, 1 / background.delay_std_samples**2))
+
+
 def significance_map(
     samples: np.ndarray,
     origin: int,
     starts: np.ndarray,
-    background: Background,
     tables: LineTables,
+    detector: DetectorTables,
     wanted: np.ndarray | None = None,
 ) -> np.ndarray:
     """Significance of deviations from the empty line.
@@ -91,6 +132,8 @@ def significance_map(
     starts : ndarray of shape (N,), float64
         Starts of consecutive lines, N a multiple of :data:`ROW_LINES` (the last row may be short). Lines that do
         not lie wholly in ``samples`` are passed over.
+    tables, detector
+        The empty line.
     wanted : ndarray of shape (ceil(N / ROW_LINES),), bool, optional
         Rows to look at, from :func:`rows_to_look_at`; all of them by default.
 
@@ -105,32 +148,14 @@ def significance_map(
     Each line is fitted on its empty positions (baseline, pulse energy, delay). Per bin the larger of two tests is
     kept: the mean residual (absorbing objects) and the residual energy (phase objects, bright and dark side by side).
     """
-    columns = bin_columns(background)
-    bins = int(np.ceil(background.lit_samples / columns))
     rows = -(-starts.size // ROW_LINES)
-    out = np.zeros((rows, bins), dtype=np.float32)
+    out = np.zeros((rows, detector.counts.shape[1]), dtype=np.float32)
     wanted = np.ones(rows, dtype=np.bool_) if wanted is None else wanted
-    tau = np.arange(tables.phases + 1)[:, None] / tables.phases + np.arange(tables.width)
-    root = np.where(background.usable(tau), np.sqrt(tables.arrays[4]), 0.0).astype(np.float32)
-    edges = np.minimum(np.arange(bins) * columns, tables.width - 1)
-    searched = (root > 0)[:, : min(bins * columns, tables.width)]
-    counts = np.add.reduceat(searched, edges, axis=1, dtype=np.float32)
-    priors = (1 / background.gain_std**2, 1 / background.delay_std_samples**2)
     _kernels.detect_rows(
-        samples, origin, starts, wanted, ROW_LINES, columns, tables.arrays, root, counts, tables.limits, priors,
-        tables.chi2_limit, out,
+        samples, origin, starts, wanted, ROW_LINES, detector.columns, tables.arrays, detector.root, detector.counts,
+        tables.limits, detector.priors, tables.chi2_limit, out,
     )  # fmt: skip
     return out
-
-
-def _bridge_unknown(near: np.ndarray, known: np.ndarray) -> None:
-    """Join, in place, what lies on both sides of columns in which nothing can be seen (saturated light)."""
-    edges = np.diff(np.pad(~known, 1).astype(np.int8))
-    for first, stop in zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1), strict=True):
-        if first > 0 and stop < known.size:
-            before, after = max(first - 2, 0), min(stop + 2, known.size)
-            joined = near[:, before:first].any(axis=1) & near[:, stop:after].any(axis=1)
-            near[joined, first - 1 : stop + 1] = True
 
 
 def find_events(
@@ -147,32 +172,28 @@ def find_events(
     min_significance : float, optional
         Significance that some bin of an event reaches [standard deviations].
     """
-    # where the light goes or comes, part of a line or of a row is dark: no object
-    dark = ndimage.binary_dilation((significance < 0).any(axis=1))
-    significance = np.where(dark[:, None], 0.0, significance)
-    near = significance >= JOIN_SIGNIFICANCE
+    if not (significance >= min_significance).any():
+        return []
+    dark = (significance < 0).any(axis=1)
+    if dark.any():  # where the light goes or comes, part of a line or of a row is dark: no object
+        significance = np.where(ndimage.binary_dilation(dark)[:, None], np.float32(0), significance)
     # a row or two in which an object hides (its edge falls between samples) do not part it; columns part neighbours
-    pad = GAP_ROWS
-    near |= ndimage.binary_closing(np.pad(near, pad), np.ones((GAP_ROWS + 1, 1)))[pad:-pad, pad:-pad]
-    _bridge_unknown(near, np.asarray(significance.any(axis=0)))
-    labels, _ = ndimage.label(near, structure=np.ones((3, 3)))
+    near, labels = np.empty(significance.shape, np.bool_), np.empty(significance.shape, np.int32)
+    _event_kernels.near_bins(significance, JOIN_SIGNIFICANCE, GAP_ROWS, near)
+    most = (significance.shape[0] + 1) // 2 * ((significance.shape[1] + 1) // 2)
+    boxes, peaks = np.empty((most, 4), np.int64), np.empty(most, np.float32)
+    groups = _event_kernels.label_bins(near, significance, labels, boxes, peaks)
     events = []
-    for label, box in enumerate(ndimage.find_objects(labels), start=1):
-        bins = labels[box] == label
-        peak = float(np.max(significance[box], where=bins, initial=0.0))
-        if peak < min_significance:
-            continue
-        rows, cols = np.flatnonzero(bins.any(axis=1)), np.flatnonzero(bins.any(axis=0))
-        bins = bins[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
-        top, left = box[0].start + rows[0], box[1].start + cols[0]
+    for group in np.flatnonzero(peaks[:groups] >= min_significance):
+        top, bottom, left, right = boxes[group].tolist()
         events.append(
             Event(
-                line_first=first_line + int(top) * ROW_LINES,
-                line_last=first_line + int(top + bins.shape[0]) * ROW_LINES - 1,
+                line_first=first_line + top * ROW_LINES,
+                line_last=first_line + (bottom + 1) * ROW_LINES - 1,
                 tau_first_samples=float(left * columns),
                 columns_samples=columns,
-                bins=bins,
-                significance=peak,
+                bins=labels[top : bottom + 1, left : right + 1] == group + 1,
+                significance=float(peaks[group]),
             )
         )
     return sorted(events, key=lambda e: (e.line_first, e.tau_first_samples))

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from .background import Background
-from .detect import bin_columns
+from .detect import DetectorTables, bin_columns, detector_tables
 from .line_fit import LineTables, line_tables
 from .screen import ScreenTables, screen_tables
 
@@ -25,6 +25,10 @@ class EmptyLine:
     @cached_property
     def screen(self) -> ScreenTables:
         return screen_tables(self.background, bin_columns(self.background), self.sample_bytes)
+
+    @cached_property
+    def detector(self) -> DetectorTables:
+        return detector_tables(self.background, self.tables)
 
     @cached_property
     def contrast_codes(self) -> float:

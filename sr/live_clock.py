@@ -19,7 +19,7 @@ from .tracking import correlate_start
 
 # Lines of one measurement of the clock, and most lines from one to the next.
 BURST_LINES = 32
-MOST_LINES_BETWEEN = 2048
+MOST_LINES_BETWEEN = 4096
 # Uncertainty of the predicted start up to which the next burst may wait [samples].
 _PULL_IN_SAMPLES = 0.05
 # Standard deviation of the period when the clock sets out, as a share of it.
@@ -32,16 +32,17 @@ _FURTHEST_SAMPLES, _LEAST_LINES_SHARE = 0.5, 0.2
 _LEAST_CORRELATION = 0.7
 # Light of a line, of an empty line's, below which the laser is off.
 _DARK_SHARE = 0.3
+# Most bursts of a block, and places in a block at which a lost clock is looked for.
+_MOST_KNOTS, _TRIES_PER_BLOCK = 4096, 8
 # Blocks with light in which the clock was looked for in vain, after which the empty line itself must have changed.
 _BLOCKS_IN_VAIN = 4
 # Least wander the filter allows for, as variance per burst interval: start [samples²] and period [samples²/line²].
-_START_WALK, _PERIOD_WALK = (2e-4) ** 2, (1e-7) ** 2
+_START_WALK, _PERIOD_WALK = (3e-4) ** 2, (1e-7) ** 2
 _MOST_WALK_SCALE = 1e8
 # Changes that the empty line follows: pulse energy and baseline, in shares of their scatter from line to line and of
 # the noise; and the period, in samples. Slow changes, averaged over this many bursts.
 _GAIN_STEP, _BASELINE_STEP, _PERIOD_STEP_SAMPLES = 0.5, 0.25, 0.005
 _SLOW_BURSTS = 64
-_BURST = np.arange(BURST_LINES)
 # A gain that changed by more than this at once, while the clock was lost, is looked for.
 _GAIN_JUMP = 0.03
 
@@ -51,7 +52,7 @@ class LockedLines:
     """Lines of one block whose starts are known: ``first_line`` … ``stop_line`` - 1, which all start in the block.
 
     knot_line : ndarray of shape (K,), int64
-        Line numbers, ascending; the first at most ``first_line``, the last at least ``stop_line`` - 1.
+        Line numbers, ascending; the first at most ``first_line``, the last at least ``stop_line``.
     knot_start : ndarray of shape (K,), float64
         Their starts [samples after the block's first one]; other lines lie on the straight lines between.
     continues : bool
@@ -68,11 +69,8 @@ class LockedLines:
     empty_line: EmptyLine
 
     def line_start(self, line: np.ndarray) -> np.ndarray:
-        """Starts of lines [samples after the block's first one], the outer straight lines continued; float64."""
-        n = np.asarray(line, dtype=np.float64)
-        i = np.clip(np.searchsorted(self.knot_line, n, side="right") - 1, 0, self.knot_line.size - 2)
-        period = np.diff(self.knot_start) / np.diff(self.knot_line)
-        return self.knot_start[i] + (n - self.knot_line[i]) * period[i]
+        """Starts of lines from the first knot to the last [samples after the block's first one]; float64."""
+        return np.interp(line, self.knot_line, self.knot_start)
 
 
 class TrackingClock:
@@ -85,51 +83,46 @@ class TrackingClock:
 
     Attributes
     ----------
+    empty_line : EmptyLine
+        What an empty line looks like now.
     locked : bool
-    period_samples : float
-    lines : int
-        Next line's number: lines counted so far, those estimated while the clock was lost included.
     losses : int
         How many times the lock was lost.
-    in_vain : bool
-        Whether there is light that the empty line does not explain: measure it anew.
     """
 
     def __init__(self, empty_line: EmptyLine) -> None:
         self.empty_line = empty_line
         self.locked = False
         self.losses = 0
+        # the filter: line number and place of the block's first sample from which its lines and start are counted
+        self._state = np.zeros(10)
+        self._state[_kernels.PERIOD] = empty_line.background.period_samples
         self._line = 0
-        self._origin = 0  # the filter's start is this sample and an offset
-        self._start = 0.0
-        self._period = empty_line.background.period_samples
-        self._covariance = np.zeros(3)
-        self._walk_scale = 1.0
-        self._expected_index: int | None = None
+        self._index = 0
+        self._end_index: int | None = None
         self._next_line = 0
-        self._misses = 0
         self._blocks_in_vain = 0
-        self._gain, self._baseline = 1.0, 0.0
         self._fits = np.empty((BURST_LINES, 9))
-        self._mean = np.empty(4)
+        self._knots = np.empty((_MOST_KNOTS, 3))
 
     @property
     def period_samples(self) -> float:
-        return self._period
+        return float(self._state[_kernels.PERIOD])
 
     @property
     def lines(self) -> int:
+        """Lines counted so far, those estimated while the clock was lost included."""
         return self._next_line
 
     @property
     def in_vain(self) -> bool:
+        """Whether there is light that the empty line does not explain: measure it anew."""
         return self._blocks_in_vain >= _BLOCKS_IN_VAIN
 
     def replace_empty_line(self, empty_line: EmptyLine) -> None:
         """Look for another empty line from the next block on; the count of lines goes on."""
         self._lose()
         self.empty_line = empty_line
-        self._period = empty_line.background.period_samples
         self._blocks_in_vain = 0
 
     def follow(self, samples: np.ndarray, index: int) -> list[LockedLines]:
@@ -148,192 +141,125 @@ class TrackingClock:
         locked : list of LockedLines
             Stretches of lines that start in this block, in order; empty where there is no lock.
         """
-        continues = self._expected_index == index
-        self._expected_index = index + samples.size
-        self._start += self._origin - index
-        self._origin = index
+        continues = self._end_index == index
+        self._end_index = index + samples.size
+        self._state[_kernels.START] += self._index - index
+        self._index = index
         if self.locked and not continues:
-            self._leap(index)
+            self._leap()
         found: list[LockedLines] = []
-        position = 0
-        tried = False
-        while True:
+        position, tried = 0, False
+        while self.locked or (begin := self._lit_from(samples, position)) is not None:
             if not self.locked:
-                begin = self._lit_from(samples, position)
-                if begin is None:
-                    break
-                tried = True
+                tried, continues = True, False
                 if not self._acquire(samples, begin):
-                    position = begin + samples.size // 8
-                    if position > samples.size - 2 * BURST_LINES * _BURSTS_TO_LOCK * self._period:
-                        break
+                    position = begin + samples.size // _TRIES_PER_BLOCK
                     continue
-                continues = False
-            lines, position = self._follow_locked(samples, continues)
+            lines, lost_at = self._follow_locked(samples, continues)
             if lines is not None:
                 found.append(lines)
-            if self.locked:
+            if lost_at < 0:
                 break
+            position = lost_at + math.ceil(BURST_LINES * self.period_samples)
         self._blocks_in_vain = self._blocks_in_vain + 1 if tried and not found else 0
         return found
 
-    def _leap(self, index: int) -> None:
+    def _leap(self) -> None:
         """Over missing samples: the clock goes on where it is due, if that is sure enough, else it is lost."""
-        missed = max(0, math.ceil(-self._start / self._period))
-        if math.sqrt(self._variance_after(missed)) > 4 * _PULL_IN_SAMPLES:
+        state = self._state
+        missed = max(0, math.ceil(-state[_kernels.START] / state[_kernels.PERIOD]))
+        if _kernels.variance_after(state, missed, self._rules()) > (4 * _PULL_IN_SAMPLES) ** 2:
             self._lose()
             return
-        self._predict(missed)
+        _kernels.predict_start(state, missed, self._rules())
+        self._count_lines()
         self._next_line = self._line
 
-    def _follow_locked(self, samples: np.ndarray, continues: bool) -> tuple[LockedLines | None, int]:
-        """Follow a locked clock to the block's end, or to where it is lost: the lines, and where to look again."""
-        width = self.empty_line.tables.width
-        first_line = self._next_line
-        knots = [(self._line, self._start, self._period)]
-        last_possible = samples.size - (BURST_LINES - 1) * self._period - width - 4
-        while True:
-            room = math.floor((last_possible - self._start) / self._period)
-            if room < BURST_LINES // 2:  # the last burst was measured at the end of the block
-                break
-            wait = self._lines_to_wait()
-            ahead = min(wait, room) if room < 1.5 * wait else wait
-            if self._start + ahead * self._period < 0:  # the burst due lies in the block before
-                ahead = min(room, math.ceil(-self._start / self._period))
-            self._predict(ahead)
-            if self._measure(samples):
-                knots.append((self._line, self._start, self._period))
-                self._misses = 0
-                continue
-            self._misses += 1
-            if self._misses >= _MISSES_TO_LOSE or self._is_dark(samples, int(self._start)):
-                lost_at = int(self._start)
-                self._lose()
-                return self._lines(knots, first_line, knots[-1][0], continues), max(lost_at, 0) + BURST_LINES * width
-        end = self._line + math.ceil((samples.size - self._start) / self._period)
-        self._follow_changes()
-        return self._lines(knots, first_line, end, continues), samples.size
+    def _count_lines(self) -> None:
+        """Make the state count from the line it is at."""
+        self._line += round(self._state[_kernels.LINES])
+        self._state[_kernels.LINES] = 0
 
-    def _lines(
-        self, knots: list[tuple[int, float, float]], first_line: int, stop_line: int, continues: bool
-    ) -> LockedLines | None:
-        """Lines between these, on straight lines between the knots, which are continued with the last period."""
+    def _rules(self) -> tuple[float, ...]:
+        return (
+            _PULL_IN_SAMPLES**2, float(MOST_LINES_BETWEEN), _START_WALK, _PERIOD_WALK, _FURTHEST_SAMPLES,
+            _LEAST_LINES_SHARE, _MOST_WALK_SCALE, float(_SLOW_BURSTS), float(_MISSES_TO_LOSE),
+            _DARK_SHARE * self.empty_line.contrast_codes,
+        )  # fmt: skip
+
+    def _arguments(self, samples: np.ndarray) -> tuple:
+        """What the kernels that measure bursts take first."""
+        tables, gain_std = self.empty_line.tables, 3 * self.empty_line.background.gain_std
+        return (
+            samples, self._index % _kernels.CONVERTERS, self._state, tables.arrays, tables.limits,
+            (1 / gain_std**2, 1.0), tables.chi2_limit, self._rules(), self._fits,
+        )  # fmt: skip
+
+    def _follow_locked(self, samples: np.ndarray, continues: bool) -> tuple[LockedLines | None, int]:
+        """Follow a locked clock to the block's end, or to the sample (else -1) at which it is lost."""
+        state, first_line = self._state, self._next_line
+        before = (self._line, state[_kernels.START], state[_kernels.PERIOD])
+        count, lost_at = _kernels.follow_bursts(*self._arguments(samples), self._knots)
+        found = self._knots[:count].copy()
+        line = np.concatenate([[before[0]], before[0] + found[:, 0].astype(np.int64)])
+        start = np.concatenate([[before[1]], found[:, 1]])
+        period = float(found[-1, 2]) if count else float(before[2])
+        if lost_at >= 0:
+            stop_line = int(line[-1])
+            self._count_lines()
+            self._lose()
+        else:
+            stop_line = int(line[-1]) + math.ceil((samples.size - start[-1]) / period)
+            self._count_lines()
+            self._follow_changes()
         self._next_line = max(stop_line, first_line)
         if stop_line <= first_line:
-            return None
-        if knots[-1][0] < stop_line:
-            line, start, period = knots[-1]
-            knots = [*knots, (stop_line, start + (stop_line - line) * period, period)]
-        if len(knots) < 2:
-            return None
-        line, start, _ = zip(*knots, strict=True)
-        return LockedLines(first_line, stop_line, np.array(line), np.array(start), continues, self.empty_line)
-
-    def _lines_to_wait(self) -> int:
-        """Lines to the next burst: as many as leave the predicted start certain enough."""
-        wait = BURST_LINES
-        while wait < MOST_LINES_BETWEEN and math.sqrt(self._variance_after(2 * wait)) < _PULL_IN_SAMPLES:
-            wait *= 2
-        return wait
-
-    def _variance_after(self, lines: int) -> float:
-        xx, xv, vv = self._covariance
-        walk = self._walk_scale * lines / MOST_LINES_BETWEEN
-        return xx + 2 * lines * xv + lines**2 * vv + walk * (_START_WALK + _PERIOD_WALK * lines**2 / 3)
-
-    def _predict(self, lines: int) -> None:
-        _, xv, vv = self._covariance
-        walk = self._walk_scale * lines / MOST_LINES_BETWEEN
-        self._start += lines * self._period
-        self._line += lines
-        self._covariance = np.array(
-            (self._variance_after(lines), xv + lines * vv + walk * _PERIOD_WALK * lines / 2, vv + walk * _PERIOD_WALK)
-        )
-
-    def _measure(self, samples: np.ndarray) -> bool:
-        """Measure the burst at the predicted start and correct the filter; False where it does not show the clock."""
-        background, tables = self.empty_line.background, self.empty_line.tables
-        turn = self._origin % _kernels.CONVERTERS  # so that samples meet their converters
-        starts = turn + self._start + _BURST * self._period
-        priors = (1 / (3 * background.gain_std) ** 2, 1.0)
-        _kernels.fit_lines(
-            samples, turn, starts, tables.arrays, tables.limits, priors, tables.chi2_limit, self._fits
-        )  # fmt: skip
-        _kernels.block_delay(self._fits, 1.0, self._mean)
-        delay, variance, centre, share = self._mean
-        xx, xv, vv = self._covariance
-        # what is measured is the start of the middle of the burst
-        lever = xx + 2 * centre * xv + centre**2 * vv
-        if not (share > _LEAST_LINES_SHARE and math.isfinite(variance)):
-            return False
-        surprise = lever + variance
-        if abs(delay) > max(_FURTHEST_SAMPLES, 6 * math.sqrt(surprise)):
-            return False
-        k_start, k_period = (xx + centre * xv) / surprise, (xv + centre * vv) / surprise
-        self._start += k_start * delay
-        self._period += k_period * delay
-        self._covariance = np.array(
-            (
-                xx - k_start * (xx + centre * xv),
-                xv - k_start * (xv + centre * vv),
-                vv - k_period * (xv + centre * vv),
-            )
-        )
-        # surprises larger than expected: the clock wanders more than was allowed for
-        excess = min(delay * delay / surprise, 16.0) - 1.0
-        self._walk_scale = float(np.clip(self._walk_scale * math.exp(0.15 * excess), 1.0, _MOST_WALK_SCALE))
-        clear = self._fits[:, 5] < tables.chi2_limit
-        if clear.sum() >= BURST_LINES // 2:
-            self._gain += (float(np.median(self._fits[clear, 4])) - self._gain) / _SLOW_BURSTS
-            self._baseline += (float(np.median(self._fits[clear, 3])) - self._baseline) / _SLOW_BURSTS
-        return True
+            return None, lost_at
+        # beyond the last knot with the last period
+        line = np.append(line, max(stop_line, int(line[-1]) + 1))
+        start = np.append(start, start[-1] + (line[-1] - line[-2]) * period)
+        return LockedLines(first_line, stop_line, line, start, continues, self.empty_line), lost_at
 
     def _follow_changes(self) -> None:
         """Let the empty line follow slow changes of light, baseline and period; the lock is kept."""
-        background = self.empty_line.background
+        state, background = self._state, self.empty_line.background
+        gain, baseline = float(state[_kernels.GAIN]), float(state[_kernels.BASELINE])
         if (
-            abs(self._gain - 1) < _GAIN_STEP * background.gain_std
-            and abs(self._baseline) < _BASELINE_STEP * background.noise_std_codes
-            and abs(self._period - background.period_samples) < _PERIOD_STEP_SAMPLES
+            abs(gain - 1) < _GAIN_STEP * background.gain_std
+            and abs(baseline) < _BASELINE_STEP * background.noise_std_codes
+            and abs(self.period_samples - background.period_samples) < _PERIOD_STEP_SAMPLES
         ):
             return
-        self.empty_line = _changed(self.empty_line, self._gain, self._baseline, self._period)
-        self._gain, self._baseline = 1.0, 0.0
+        self.empty_line = _changed(self.empty_line, gain, baseline, self.period_samples)
+        state[_kernels.GAIN], state[_kernels.BASELINE] = 1.0, 0.0
 
     def _lose(self) -> None:
-        if self.locked:
-            self.losses += 1
+        self.losses += self.locked
         self.locked = False
-        self._misses = 0
-
-    def _is_dark(self, samples: np.ndarray, position: int) -> bool:
-        """Whether two lines' worth of samples hold next to no light."""
-        some = samples[max(position, 0) : max(position, 0) + math.ceil(2 * self._period)]
-        return some.size == 0 or float(np.std(some)) < _DARK_SHARE * self.empty_line.contrast_codes
 
     def _lit_from(self, samples: np.ndarray, position: int) -> int | None:
-        """The next place from which the light is on; None where it stays off to the block's end."""
-        step = math.ceil(2 * BURST_LINES * self._period)
-        last = samples.size - math.ceil(BURST_LINES * (_BURSTS_TO_LOCK + 1) * self._period)
-        while position < last:
-            if not self._is_dark(samples, position):
-                return position
-            position += step
+        """The next place from which the light is on, with room to lock; None where there is none in the block."""
+        period = self.empty_line.background.period_samples
+        least_std = _DARK_SHARE * self.empty_line.contrast_codes
+        last = samples.size - math.ceil(BURST_LINES * (_BURSTS_TO_LOCK + 1) * period)
+        for place in range(position, max(last, 0), math.ceil(2 * BURST_LINES * period)):
+            if not _kernels.is_dark(samples, place, place + math.ceil(2 * period), least_std):
+                return place
         return None
 
     def _acquire(self, samples: np.ndarray, position: int) -> bool:
         """Find the clock from ``position`` on: by correlation, then by bursts that follow each other."""
-        known = self.empty_line
+        known, state = self.empty_line, self._state
         window = samples[position : position + math.ceil((BURST_LINES + 2) * known.background.period_samples)]
         offset, correlation = correlate_start(window, known.background, lines=BURST_LINES // 2)
         if correlation < _LEAST_CORRELATION:
             return False
         start = position + float(offset)
-        passed = round((start - self._start) / self._period) if self._next_line else 0
+        passed = round((start - state[_kernels.START]) / state[_kernels.PERIOD]) if self._next_line else 0
         line = max(self._line + passed, self._next_line)
         if self._lock(samples, line, start):
             return True
-        changed = self._after_jump(window, float(offset), (self._origin + position) % _kernels.CONVERTERS)
+        changed = self._after_jump(window, float(offset), (self._index + position) % _kernels.CONVERTERS)
         if changed is not None:
             self.empty_line = changed
             if self._lock(samples, line, start):
@@ -343,40 +269,41 @@ class TrackingClock:
 
     def _lock(self, samples: np.ndarray, line: int, start: float) -> bool:
         """Lock to a line that starts there, if some bursts from it on agree."""
-        held = self._line, self._start, self._period
-        self._line, self._start, self._period = line, start, self.empty_line.background.period_samples
-        self._covariance = np.array((0.1**2, 0.0, (_FIRST_PERIOD_STD * self._period) ** 2))
-        self._walk_scale = 1.0
-        self._gain, self._baseline = 1.0, 0.0
+        state, held = self._state, self._state.copy()
+        period = self.empty_line.background.period_samples
+        state[:] = (start, period, 0.1**2, 0.0, (_FIRST_PERIOD_STD * period) ** 2, 1.0, 1.0, 0.0, 0.0, 0.0)
+        arguments = self._arguments(samples)
         for burst in range(_BURSTS_TO_LOCK):
             if burst:
-                self._predict(BURST_LINES)
-            if not self._measure(samples):
-                self._line, self._start, self._period = held
+                _kernels.predict_start(state, BURST_LINES, self._rules())
+            if not _kernels.measure_burst(*arguments):
+                state[:] = held
                 return False
             if burst == 0:
                 self._lean_period()
         # from its first line on, with what is known now
-        back = self._line - line
-        self._start -= back * self._period
+        back = state[_kernels.LINES]
+        state[_kernels.START] -= back * state[_kernels.PERIOD]
+        state[_kernels.VARIANCE] = _kernels.variance_after(state, back, self._rules())
+        state[_kernels.LINES] = 0
         self._line = self._next_line = line
-        self._covariance[0] = self._variance_after(back)
         self.locked = True
         return True
 
     def _lean_period(self) -> None:
         """Set the period by how the delays of the burst just measured lean, where that is sure."""
-        good = np.isfinite(self._fits[:, 1]) & (self._fits[:, 2] > _kernels.LEAST_SHARE)
-        good &= np.abs(self._fits[:, 0]) < 1.0
+        fits, state = self._fits, self._state
+        good = np.isfinite(fits[:, 1]) & (fits[:, 2] > _kernels.LEAST_SHARE) & (np.abs(fits[:, 0]) < 1.0)
         if good.sum() < BURST_LINES // 2:
             return
-        n, delay, weight = _BURST[good], self._fits[good, 0], 1 / self._fits[good, 1]
-        n = n - np.average(n, weights=weight)
+        n, delay, weight = np.flatnonzero(good).astype(float), fits[good, 0], 1 / fits[good, 1]
+        n -= np.average(n, weights=weight)
         lean = float(np.sum(weight * n * delay) / np.sum(weight * n * n))
-        variance = float(np.average((delay - np.average(delay, weights=weight) - lean * n) ** 2) / np.sum(n * n))
+        scatter = delay - np.average(delay, weights=weight) - lean * n
+        variance = float(np.mean(scatter**2) / np.sum(n * n))
         if lean * lean > 16 * variance:
-            self._period += lean
-            self._covariance[2] = max(self._covariance[2], variance)
+            state[_kernels.PERIOD] += lean
+            state[_kernels.PERIOD_VARIANCE] = max(state[_kernels.PERIOD_VARIANCE], variance)
 
     def _after_jump(self, window: np.ndarray, offset: float, converter: int) -> EmptyLine | None:
         """The empty line scaled to what is seen now, where the light or the digitiser's gain has jumped."""

@@ -15,8 +15,8 @@ from .background import Background
 
 # Sub-sample phases told apart; half a step is 1/128 sample.
 _PHASES = 64
-# A box this many standard deviations off flags a row: noise does it about once in 3000 rows.
-_FLAG_SIGNIFICANCE = 4.5
+# A box this many standard deviations off flags a row: noise does it about once in 20 000 rows.
+_FLAG_SIGNIFICANCE = 5.0
 # Error of a row's predicted start that must not flag it [samples].
 _START_SLACK_SAMPLES = 0.02
 # Light that lies on a rail in empty lines is not known, but its codes are, roughly.

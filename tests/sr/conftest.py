@@ -13,7 +13,7 @@ from stretchscope.data.phantoms import EmptyScene, StampScene, random_scene
 from stretchscope.data.stamps import Stamps, cell_stamps
 from stretchscope.sr.background import Background
 from stretchscope.sr.calibrate import Span, measure_background
-from stretchscope.sr.detect import Event, bin_columns, find_events, significance_map
+from stretchscope.sr.detect import Event, bin_columns, detector_tables, find_events, significance_map
 from stretchscope.sr.line_clock import LineClock as MeasuredClock
 from stretchscope.sr.line_clock import SegmentClock, measure_segment_clocks
 from stretchscope.sr.line_fit import LineTables, line_tables
@@ -148,7 +148,7 @@ def process(
         lambda a, b: samples[a - first : b - first], first, first + samples.size, background, tables
     )
     starts = clock.line_start(np.arange(clock.lines))
-    significance = significance_map(samples, first, starts, background, tables)
+    significance = significance_map(samples, first, starts, tables, detector_tables(background, tables))
     return Processed(
         background, tables, clock, starts, significance, find_events(significance, 0, bin_columns(background))
     )

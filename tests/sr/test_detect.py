@@ -4,9 +4,19 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from stretchscope.data.stamps import bead_stamps
-from stretchscope.sr.detect import ROW_LINES, bin_columns, find_events, significance_map
+from stretchscope.sr.detect import (
+    GAP_ROWS,
+    JOIN_SIGNIFICANCE,
+    ROW_LINES,
+    Event,
+    bin_columns,
+    detector_tables,
+    find_events,
+    significance_map,
+)
 
 
 @pytest.mark.parametrize("rate", [2e9, 5e9])
@@ -58,14 +68,14 @@ def test_any_cut_gives_the_same_map(usual: tuple, first_row: int, rows: int) -> 
     starts = found.starts[first:stop]
     begin = max(0, int(starts[0]) - 3)
     part = simulated.samples[begin : int(starts[-1]) + int(found.period) + 3]
-    significance = significance_map(part, begin, starts, found.background, found.tables)
+    significance = significance_map(part, begin, starts, found.tables, detector_tables(found.background, found.tables))
     np.testing.assert_array_equal(significance, found.significance[first_row : first_row + significance.shape[0]])
 
 
 def test_lines_outside_the_samples_are_not_looked_at(usual: tuple) -> None:
     simulated, found = usual
     significance = significance_map(
-        simulated.samples[:50_000], 0, found.starts[:200], found.background, found.tables
+        simulated.samples[:50_000], 0, found.starts[:200], found.tables, detector_tables(found.background, found.tables)
     )
     assert (significance[32:] == 0).all()
 
@@ -104,3 +114,65 @@ def test_events_reach_across_saturated_columns() -> None:
 def test_bins_are_a_fiftieth_of_the_light(usual: tuple) -> None:
     background = usual[1].background
     assert bin_columns(background) == round(background.lit_samples / 50)
+
+
+def events_step_by_step(
+    significance: np.ndarray, first_line: int, columns: int, min_significance: float
+) -> list[Event]:
+    """What find_events is to find, by whole-array steps."""
+    # where the light goes or comes, part of a line or of a row is dark: no object
+    dark = ndimage.binary_dilation((significance < 0).any(axis=1))
+    significance = np.where(dark[:, None], 0.0, significance)
+    if not (significance >= min_significance).any():
+        return []
+    near = significance >= JOIN_SIGNIFICANCE
+    # a row or two in which an object hides (its edge falls between samples) do not part it; columns part neighbours
+    pad = GAP_ROWS
+    near |= ndimage.binary_closing(np.pad(near, pad), np.ones((GAP_ROWS + 1, 1)))[pad:-pad, pad:-pad]
+    known = np.asarray(significance.any(axis=0))
+    edges = np.diff(np.pad(~known, 1).astype(np.int8))
+    for first, stop in zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1), strict=True):
+        if first > 0 and stop < known.size:
+            before, after = max(first - 2, 0), min(stop + 2, known.size)
+            joined = near[:, before:first].any(axis=1) & near[:, stop:after].any(axis=1)
+            near[joined, first - 1 : stop + 1] = True
+    labels, _ = ndimage.label(near, structure=np.ones((3, 3)))
+    events = []
+    for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        bins = labels[box] == label
+        peak = float(np.max(significance[box], where=bins, initial=0.0))
+        if peak < min_significance:
+            continue
+        rows, cols = np.flatnonzero(bins.any(axis=1)), np.flatnonzero(bins.any(axis=0))
+        bins = bins[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+        top, left = box[0].start + rows[0], box[1].start + cols[0]
+        events.append(
+            Event(
+                line_first=first_line + int(top) * ROW_LINES,
+                line_last=first_line + int(top + bins.shape[0]) * ROW_LINES - 1,
+                tau_first_samples=float(left * columns),
+                columns_samples=columns,
+                bins=bins,
+                significance=peak,
+            )
+        )
+    return sorted(events, key=lambda e: (e.line_first, e.tau_first_samples))
+
+
+@pytest.mark.kernel
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 30), st.sampled_from([0.05, 0.2, 0.5]))
+@settings(max_examples=40, deadline=None)
+def test_events_are_those_of_whole_array_steps(seed: int, rows: int, columns: int, share: float) -> None:
+    """Any map: noise, groups of any form, dark rows, columns in which nothing is known."""
+    rng = np.random.default_rng(seed)
+    significance = np.abs(rng.normal(0, 1.5, (rows, columns))).astype(np.float32)
+    significance[rng.random((rows, columns)) < share] += 5
+    significance[:, rng.random(columns) < 0.1] = 0
+    significance[rng.random(rows) < 0.05] = -1
+    found = find_events(significance, 400, 4)
+    expected = events_step_by_step(significance, 400, 4, 7.0)
+    assert [(e.line_first, e.line_last, e.tau_first_samples, e.significance) for e in found] == [
+        (e.line_first, e.line_last, e.tau_first_samples, e.significance) for e in expected
+    ]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.bins, other.bins)

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stretchscope.sr.detect import ROW_LINES, bin_columns, find_events, rows_to_look_at, significance_map
+from stretchscope.sr.detect import (
+    ROW_LINES,
+    bin_columns,
+    detector_tables,
+    find_events,
+    rows_to_look_at,
+    significance_map,
+)
 from stretchscope.sr.screen import ScreenTables, screen_rows, screen_tables
 
 
@@ -55,7 +62,9 @@ def test_every_event_of_the_exact_detector_is_near_a_flag(usual: tuple) -> None:
     tables = screen_tables(found.background, bin_columns(found.background), simulated.samples.itemsize)
     wanted = rows_to_look_at(simulated.samples, 0, found.starts, tables)
     assert wanted.size == found.significance.shape[0]
-    significance = significance_map(simulated.samples, 0, found.starts, found.background, found.tables, wanted)
+    significance = significance_map(
+        simulated.samples, 0, found.starts, found.tables, detector_tables(found.background, found.tables), wanted
+    )
     np.testing.assert_array_equal(significance[wanted], found.significance[wanted])
     assert (significance[~wanted] == 0).all()
     events = find_events(significance, 0, bin_columns(found.background))

@@ -1,0 +1,439 @@
+"""The live pipeline: from a source's blocks to rows of the table, in step with the signal.
+
+A few workers, one per core, take turns. Under one lock a worker claims the next block and follows the line clock
+through it; outside, it screens every sample of it (compiled, the GIL released); in the order of the blocks it then cuts
+out what is worth a closer look, and gives the block back. What was cut out waits in a queue that the workers empty when
+no block presses. A thread of its own writes.
+
+When all of that is too much, what gives way, in this order, is counted: pieces of lines that were cut out (their
+events are not measured), then whole blocks (the ring overwrites them). Never half an event.
+"""
+
+import gc
+import math
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from ..acquisition.source import Block, EndOfStream, Source, SourceError
+from ..sr.detect import find_events, significance_map
+from ..sr.live_clock import LockedLines, TrackingClock
+from .crops import crop_cell
+from .live_results import CellBatch, OutputThread
+from .live_setup import Calibration, calibrate_on_blocks, snapshot_samples
+from .measure import Cell, Setup, margin_lines, measure_event, same_cell
+from .pieces import Piece, PieceCutter, screen_block
+from .rtdc import RtdcMetadata, grey_levels
+
+# Cut-out lines that may wait [bytes], and the fill of the ring from which blocks go first.
+_MOST_WAITING_BYTES, _PRESSING_FILL = 64 << 20, 0.25
+# How long a worker waits for a block before it looks whether it should stop [s].
+_ACQUIRE_S = 0.05
+# The empty line is measured anew at most this often [s].
+_RECALIBRATE_S = 2.0
+# Python's threads take turns this often while the run lasts, so that none keeps a worker from its next kernel [s].
+_SWITCH_S = 0.0005
+_LATENCY_BINS_PER_DECADE = 100
+# Why samples are dropped: the reader was late; no line clock; overwritten while it was looked at; cut out, but no time
+# to measure it; a worker failed.
+DROP_REASONS = ("lost_by_source", "without_line_clock", "overwritten", "overload", "not_finished")
+
+
+class Latency:
+    """Distribution of latencies in constant memory: a histogram of 100 bins per decade from 1 µs to 1000 s."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(9 * _LATENCY_BINS_PER_DECADE + 1, dtype=np.int64)
+        self._longest_s = 0.0
+
+    def add(self, seconds: np.ndarray) -> None:
+        """Count latencies, float64 of any shape [s]."""
+        if seconds.size:
+            place = (np.log10(np.maximum(seconds, 1e-6)) + 6) * _LATENCY_BINS_PER_DECADE
+            np.add.at(self._counts, np.minimum(place.astype(int), self._counts.size - 1), 1)
+            self._longest_s = max(self._longest_s, float(seconds.max()))
+
+    def quantile_ms(self, share: float) -> float | None:
+        """Latency that this share stays below, to 2.3 % [ms]; None where there is none."""
+        total = int(self._counts.sum())
+        if total == 0:
+            return None
+        place = int(np.searchsorted(np.cumsum(self._counts), share * total))
+        return min(10 ** ((place + 1) / _LATENCY_BINS_PER_DECADE - 6), self._longest_s) * 1e3
+
+    def as_dict(self) -> dict[str, float | None]:
+        longest = self._longest_s * 1e3 if self._counts.any() else None
+        return {"p50": self.quantile_ms(0.5), "p99": self.quantile_ms(0.99), "max": longest}
+
+
+class Idleness:
+    """How long all workers waited at once."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers, self._waiting = workers, 0
+        self._lock = threading.Lock()
+        self._since = 0.0
+        self.seconds = 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A worker waits."""
+        with self._lock:
+            self._waiting += 1
+            if self._waiting == self._workers:
+                self._since = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                if self._waiting == self._workers:
+                    self.seconds += time.perf_counter() - self._since
+                self._waiting -= 1
+
+
+@dataclass
+class Account:
+    """Every sample once: offered = processed + dropped."""
+
+    first_index: int | None = None
+    end_index: int = 0
+    processed: int = 0
+    saturated: int = 0
+    lines: int = 0
+    blocks: int = 0
+    dropped: dict[str, int] = field(
+        default_factory=lambda: {
+            "lost_by_source": 0,
+            "without_line_clock": 0,
+            "overwritten": 0,
+            "overload": 0,
+            "not_finished": 0,
+        }
+    )
+    pieces_dropped: int = 0
+    events: int = 0
+    cells: int = 0
+    rows_refused: int = 0
+    most_fill: float = 0.0
+    most_pieces_waiting: int = 0
+    most_bytes_waiting: int = 0
+
+    @property
+    def offered(self) -> int:
+        return 0 if self.first_index is None else self.end_index - self.first_index
+
+
+def measure_piece(setup: Setup, calibration: Calibration, piece: Piece) -> tuple[int, list[Cell]]:
+    """Number of events that begin in a piece, and their cells in order of lines."""
+    empty, lines = setup.empty_line, piece.lines
+    significance = significance_map(*lines.for_kernels(), empty.tables, empty.detector, piece.wanted)
+    events = find_events(
+        significance,
+        lines.first_line,
+        empty.detector.columns,
+        min_significance=setup.settings.cells.min_significance,
+    )
+    own = [event for event in events if piece.own_first <= event.line_first < piece.own_stop]
+    cells: list[Cell] = []
+    for cell in sorted(
+        (cell for event in own for cell in measure_event(setup, calibration.grid, lines, event)),
+        key=lambda cell: (cell.row["line_first"], cell.row["position_samples"]),
+    ):
+        if not any(same_cell(cell.box, other.box) for other in cells):
+            cells.append(cell)
+    return len(own), cells
+
+
+def cell_batch(cells: list[Cell], crop_px: int, metadata: RtdcMetadata) -> CellBatch:
+    """Cells in columns, each with its picture."""
+    crops, masks = zip(*(crop_cell(cell, crop_px) for cell in cells), strict=True)
+    columns = {name: np.array([cell.row[name] for cell in cells]) for name in cells[0].row}
+    columns["crop_cut"] = np.array([int(mask.sum() < cell.mask.sum()) for cell, mask in zip(cells, masks, strict=True)])
+    return CellBatch(columns, grey_levels(np.stack(crops), metadata), np.stack(masks), np.ones(len(cells), np.bool_))
+
+
+class LivePipeline:
+    """One run: start it with :meth:`run`, ask for its state meanwhile, stop it with :meth:`stop` from anywhere.
+
+    Parameters
+    ----------
+    source : Source
+        Not started.
+    calibration : Calibration
+        Of that source.
+    output : OutputThread or None
+        Where cells go; None: they are counted only.
+    workers : int, optional
+        Threads that work on blocks and events; by default one per core.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        calibration: Calibration,
+        output: OutputThread | None,
+        metadata: RtdcMetadata,
+        *,
+        workers: int | None = None,
+    ) -> None:
+        self.source, self.calibration, self.output, self._metadata = source, calibration, output, metadata
+        self.workers = workers or os.cpu_count() or 1
+        self.account, self.latency = Account(), Latency()
+        self.idleness = Idleness(self.workers)
+        self.error: Exception | None = None
+        self.clock = TrackingClock(calibration.setup.empty_line)
+        self.recalibrations = 0
+        self.wall_s = 0.0
+        setup = calibration.setup
+        self._cutter = PieceCutter(partial(margin_lines, calibration.grid), setup.geometry.um_per_line)
+        self._stop = threading.Event()
+        self._ended = self._source_stopped = False  # no block will come any more
+        self.paced = bool(getattr(source, "paced", True))
+        self._signal_s = 1 / source.sample_rate_hz if self.paced else 0.0
+        self._most_samples: int | None = None
+        self._claim = threading.Lock()
+        self._turn = threading.Condition()  # guards all that follows
+        self._claimed = self._committed = 0
+        self._claimed_samples = self._committed_samples = 0
+        self._broken = False
+        self._waiting: deque[Piece] = deque()
+        self._waiting_bytes = 0
+        self.fill = 0.0
+        self._snapshot: list[tuple[int, np.ndarray]] | None = None
+        self._recalibration: threading.Thread | None = None
+        self._recalibrated: Calibration | None = None
+        self._last_recalibration = -math.inf
+
+    @property
+    def pieces_waiting(self) -> int:
+        return len(self._waiting)
+
+    def stop(self) -> None:
+        """End the run: what has been claimed is finished and written."""
+        self._stop.set()
+
+    def run(self, *, most_samples: int | None = None, watch: Callable[["LivePipeline"], None] | None = None) -> None:
+        """Process blocks until the source ends, :meth:`stop` is called, or so many samples were offered.
+
+        ``watch`` is called some times a second. Errors of the source end the run and are kept in ``error``.
+        """
+        self._most_samples = most_samples
+        switch = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_S)
+        gc.collect()
+        gc.freeze()  # what lives now lives on: the collector need not look at it again
+        threads = [threading.Thread(target=self._work, name=f"worker {n}", daemon=True) for n in range(self.workers)]
+        begin = time.perf_counter()
+        try:
+            self.source.start()
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads):
+                threads[0].join(0.1) if threads[0].is_alive() else time.sleep(0.02)
+                if watch is not None:
+                    watch(self)
+        except BaseException:
+            self._stop.set()
+            raise
+        finally:
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+            self._stop_source()
+            self.wall_s = time.perf_counter() - begin
+            sys.setswitchinterval(switch)
+            gc.unfreeze()
+
+    def _stop_source(self) -> None:
+        """Stop the source when no block is in use any more; what it lost at the end is lost too."""
+        if self._source_stopped:
+            return
+        self._source_stopped = True
+        lost = self.source.stop()
+        if self.account.first_index is not None:
+            self.account.end_index += lost
+            self.account.dropped["lost_by_source"] += lost
+            left = self._claimed_samples - self._committed_samples
+            self.account.dropped["not_finished"] += left
+
+    def _work(self) -> None:
+        try:
+            while True:
+                piece = self._next_piece()
+                if piece is not None:
+                    self._measure(piece)
+                elif self._ended:
+                    if self._finished():
+                        return
+                else:
+                    self._take_block()
+        except Exception as error:
+            with self._turn:
+                self.error = self.error or error
+                self._ended = True
+                self._broken = True
+                self._turn.notify_all()
+
+    def _finished(self) -> bool:
+        """Whether all is done; waits a moment where other workers may still make work."""
+        with self._turn:
+            if self._broken:
+                return True
+            if self._committed < self._claimed:
+                with self.idleness.waiting():
+                    self._turn.wait(_ACQUIRE_S)
+                return False
+            self._stop_source()
+            for piece in self._cutter.close():
+                self._queue(piece)
+            return not self._waiting
+
+    def _next_piece(self) -> Piece | None:
+        with self._turn:
+            if not self._waiting or (self.fill > _PRESSING_FILL and not self._ended):
+                return None
+            piece = self._waiting.popleft()
+            self._waiting_bytes -= piece.lines.samples.nbytes
+            return piece
+
+    def _take_block(self) -> None:
+        """Claim the next block, screen it, cut it; the heart of the run."""
+        with self.idleness.waiting():
+            self._claim.acquire()
+        try:
+            claimed = self._claim_block()
+        finally:
+            self._claim.release()
+        if claimed is None:
+            return
+        number, block, locked = claimed
+        screened = [screen_block(block.samples, block.index, lines) for lines in locked]
+        with self._turn:
+            while self._committed != number and not self._broken:
+                self._turn.wait()
+            if self._broken:
+                return
+            self._commit(block, locked, screened)
+            self._committed += 1
+            self._turn.notify_all()
+        self.source.release(block)
+
+    def _claim_block(self) -> tuple[int, Block, list[LockedLines]] | None:
+        if self._ended:
+            return None
+        if self._stop.is_set() or (self._most_samples is not None and self.account.offered >= self._most_samples):
+            self._ended = True
+            return None
+        try:
+            with self.idleness.waiting():
+                block = self.source.acquire(_ACQUIRE_S)
+        except EndOfStream:
+            self._ended = True
+            return None
+        except SourceError as error:
+            self.error = error
+            self._ended = True
+            return None
+        if block is None:
+            return None
+        self._recalibrate(block)
+        account = self.account
+        if account.first_index is None:
+            account.first_index = block.index - block.lost_before
+        account.end_index = block.index + block.samples.size
+        account.dropped["lost_by_source"] += block.lost_before
+        account.most_fill = max(account.most_fill, block.fill)
+        self.fill = block.fill
+        number = self._claimed
+        self._claimed += 1
+        self._claimed_samples += block.samples.size
+        return number, block, self.clock.follow(block.samples, block.index)
+
+    def _commit(self, block: Block, locked: list[LockedLines], screened: list[tuple[int, np.ndarray, int]]) -> None:
+        account = self.account
+        account.blocks += 1
+        self._committed_samples += block.samples.size
+        if not block.valid():  # overwritten while it was looked at: nothing that was seen counts
+            account.dropped["overwritten"] += block.samples.size
+            for piece in self._cutter.close():
+                self._queue(piece)
+            return
+        seen = 0
+        for lines, (_, _, saturated) in zip(locked, screened, strict=True):
+            first = 0 if lines.continues else math.ceil(lines.line_start(np.array(lines.first_line)))
+            stop = min(block.samples.size, math.ceil(lines.line_start(np.array(lines.stop_line))))
+            seen += max(0, stop - max(first, 0))
+            account.lines += lines.stop_line - lines.first_line
+            account.saturated += saturated
+        account.processed += seen
+        account.dropped["without_line_clock"] += block.samples.size - seen
+        for piece in self._cutter.add(block.samples, block.index, block.host_ns, locked, screened):
+            self._queue(piece)
+
+    def _queue(self, piece: Piece) -> None:
+        size = piece.lines.samples.nbytes
+        if self._waiting and self._waiting_bytes + size > _MOST_WAITING_BYTES:
+            self.account.pieces_dropped += 1
+            self.account.processed -= piece.own_samples
+            self.account.dropped["overload"] += piece.own_samples
+            return
+        self._waiting.append(piece)
+        self._waiting_bytes += size
+        self.account.most_pieces_waiting = max(self.account.most_pieces_waiting, len(self._waiting))
+        self.account.most_bytes_waiting = max(self.account.most_bytes_waiting, self._waiting_bytes)
+
+    def _measure(self, piece: Piece) -> None:
+        base = self.calibration.setup
+        setup = Setup(piece.empty_line, base.geometry, base.sample_rate_hz, base.settings)
+        events, cells = measure_piece(setup, self.calibration, piece)
+        refused = 0
+        if cells and self.output is not None:
+            batch = cell_batch(cells, self.calibration.crop_px, self._metadata)
+            refused = 0 if self.output.put(batch) else len(cells)
+        since_block_s = (time.perf_counter_ns() - piece.host_ns) * 1e-9
+        last = np.array([cell.row["sample_last"] for cell in cells], dtype=np.float64)
+        # a cell's last sample was there before its block's last one; without a pace, all came at once
+        since = since_block_s + (piece.block_end - 1 - last) * self._signal_s
+        with self._turn:
+            self.account.events += events
+            self.account.cells += len(cells)
+            self.account.rows_refused += refused
+            self.latency.add(since)
+
+    def _recalibrate(self, block: Block) -> None:
+        """Where there is light that the empty line does not explain, measure it anew, beside the run."""
+        if self._recalibrated is not None:
+            self.clock.replace_empty_line(self._recalibrated.setup.empty_line)
+            self._recalibrated, self._recalibration = None, None
+            self.recalibrations += 1
+        if self._recalibration is not None or not self.clock.in_vain:
+            self._snapshot = None
+            return
+        if self._snapshot is None:
+            if time.monotonic() - self._last_recalibration < _RECALIBRATE_S:
+                return
+            self._snapshot = []
+        self._snapshot.append((block.index, block.samples.copy()))
+        if sum(samples.size for _, samples in self._snapshot) >= snapshot_samples(self.source.sample_rate_hz):
+            self._last_recalibration = time.monotonic()
+            self._recalibration = threading.Thread(
+                target=self._measure_anew, args=(self._snapshot,), name="recalibration", daemon=True
+            )
+            self._snapshot = None
+            self._recalibration.start()
+
+    def _measure_anew(self, blocks: list[tuple[int, np.ndarray]]) -> None:
+        try:
+            self._recalibrated = calibrate_on_blocks(
+                blocks, self.source.metadata, self.source.dtype, self.calibration.setup.settings
+            )
+        except ValueError:  # no usable signal: it is tried again
+            self._recalibration = None

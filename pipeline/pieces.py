@@ -1,0 +1,259 @@
+"""Cut what is worth a closer look out of a stream of blocks: pieces of lines around flagged rows.
+
+Blocks end anywhere; cells do not. Between blocks the cutter keeps the lines that a coming flag might still need, so
+that every piece holds its events whole, with the margin that their images ask for. What is flagged without end is cut
+into pieces that overlap: an event belongs to the piece in which it begins.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..sr.detect import BESIDE_FLAGGED_ROWS, ROW_LINES
+from ..sr.empty_line import EmptyLine
+from ..sr.live_clock import LockedLines
+from ..sr.screen import screen_rows
+from .measure import Lines
+
+# Objects are taken to be no longer than this along the flow; where its scale is unknown, than this many lines.
+_LONGEST_OBJECT_UM, _LONGEST_OBJECT_LINES = 60.0, 1024
+_OVERLAP_BOUNDS_LINES = (64, 4096)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Lines around flagged rows, complete and on their own.
+
+    lines : Lines
+        From the first line of a row on.
+    wanted : ndarray of shape (rows,), bool
+        Rows to look at closely.
+    own_first, own_stop : int
+        The piece's events are those that begin at line ``own_first`` … ``own_stop`` - 1.
+    empty_line : EmptyLine
+    host_ns, block_end : int
+        When the block that completed it was there, and the digitiser's index of that block's end.
+    """
+
+    lines: Lines
+    wanted: np.ndarray
+    own_first: int
+    own_stop: int
+    empty_line: EmptyLine
+    host_ns: int
+    block_end: int
+
+    @property
+    def own_samples(self) -> int:
+        """Samples from the piece's first own line to its last."""
+        first, stop = (min(n, self.lines.stop_line) - self.lines.first_line for n in (self.own_first, self.own_stop))
+        return int(np.ceil(self.lines.starts[stop]) - np.ceil(self.lines.starts[max(first, 0)]))
+
+
+def screen_block(samples: np.ndarray, index: int, lines: LockedLines) -> tuple[int, np.ndarray, int]:
+    """Screen the rows that lie wholly within a block; with the GIL released.
+
+    Returns
+    -------
+    first_row : int
+        Number of the first one (line number / 4).
+    flags : ndarray of shape (R,), bool
+    saturated : int
+        Samples on a rail, among all samples of those rows.
+    """
+    first_row, stop_row = -(-lines.first_line // ROW_LINES), lines.stop_line // ROW_LINES
+    row_starts = lines.line_start(np.arange(first_row, stop_row + 1) * ROW_LINES)
+    screen = lines.empty_line.screen
+    skip = int(row_starts.size > 0 and row_starts[0] < 0)  # a line due at the block's first sample may come before it
+    fits = np.ceil(row_starts) + screen.reach <= samples.size
+    stop = min(int(np.count_nonzero(fits)), row_starts.size - 1)
+    flags, saturated = screen_rows(samples, index, row_starts[skip : stop + 1], screen)
+    return first_row + skip, flags, saturated
+
+
+class PieceCutter:
+    """Turns flags of consecutive blocks into pieces; one thread at a time, in the order of the blocks.
+
+    Parameters
+    ----------
+    margin_lines : callable
+        ``margin_lines(lines)``: lines on either side that the image of an event of so many lines needs.
+    um_per_line : float or None
+        Pitch of the lines along the flow [µm].
+    """
+
+    def __init__(self, margin_lines: Callable[[int], int], um_per_line: float | None) -> None:
+        longest = _LONGEST_OBJECT_UM / um_per_line if um_per_line else _LONGEST_OBJECT_LINES
+        self._overlap_rows = math.ceil(float(np.clip(longest, *_OVERLAP_BOUNDS_LINES)) / ROW_LINES)
+        longest_lines = self._overlap_rows * ROW_LINES
+        self._margin_rows = math.ceil(margin_lines(longest_lines) / ROW_LINES) + BESIDE_FLAGGED_ROWS + 1
+        self._open: _Open | None = None
+        self._host_ns = self._block_end = 0
+        self._empty_line: EmptyLine | None = None
+
+    def add(
+        self,
+        samples: np.ndarray,
+        index: int,
+        host_ns: int,
+        locked: list[LockedLines],
+        screened: list[tuple[int, np.ndarray, int]],
+    ) -> list[Piece]:
+        """The pieces that a block completes.
+
+        Parameters
+        ----------
+        samples, index, host_ns
+            The block.
+        locked : list of LockedLines
+            Its lines, as the clock follows them.
+        screened : list
+            What :func:`screen_block` made of each of them.
+        """
+        self._host_ns, self._block_end = host_ns, index + samples.size
+        pieces = []
+        if self._open is not None and not (locked and locked[0].continues):
+            pieces += self.close()
+        for lines, (first_row, flags, _) in zip(locked, screened, strict=True):
+            if self._open is None or not lines.continues:
+                pieces += self.close()
+                self._open = _Open.at(first_row, index)
+            self._empty_line = lines.empty_line
+            now = self._open.with_block(samples, index, lines, first_row, flags)
+            pieces += self._cut(now, at_end=False)
+        return pieces
+
+    def close(self) -> list[Piece]:
+        """What is left when the lines end: pieces with what margin there is."""
+        if self._open is None:
+            return []
+        pieces = self._cut(self._open, at_end=True)
+        self._open = None
+        return pieces
+
+    def _cut(self, now: "_Open", *, at_end: bool) -> list[Piece]:
+        """Complete pieces of what is open; the rest stays open."""
+        rows, margin, overlap = now.flags.size, self._margin_rows, self._overlap_rows
+        flagged = np.flatnonzero(now.flags)
+        pieces = []
+        keep = max(0, rows - margin)  # the first row that stays open
+        owned = max(now.own_row - now.first_row, 0)
+        groups = np.split(flagged, np.flatnonzero(np.diff(flagged) > 2 * margin) + 1) if flagged.size else []
+        for group in groups:
+            first, last = int(group[0]), int(group[-1])
+            while last + margin >= rows and not at_end:
+                # not complete; what is longer than an object may be, is cut
+                stop = rows - overlap - margin
+                if stop - max(first, owned) < overlap:
+                    keep = min(keep, max(0, max(first, owned) - margin))
+                    break
+                pieces.append(self._piece(now, max(first, owned) - margin, rows, owned, stop))
+                owned = stop
+            else:
+                pieces.append(self._piece(now, max(first, owned) - margin, last + margin + 1, owned, rows))
+        self._open = None if at_end else now.from_row(keep, now.first_row + owned)
+        return pieces
+
+    def _piece(self, now: "_Open", first: int, stop: int, own_first: int, own_stop: int) -> Piece:
+        first, stop = max(0, first), min(stop, now.flags.size)
+        lines = now.lines(first, stop)
+        near = np.ones(2 * BESIDE_FLAGGED_ROWS + 1, dtype=int)
+        wanted = np.convolve(now.flags, near)[BESIDE_FLAGGED_ROWS : BESIDE_FLAGGED_ROWS + now.flags.size] > 0
+        line = now.first_row * ROW_LINES
+        return Piece(
+            lines,
+            wanted[first:stop],
+            line + own_first * ROW_LINES,
+            line + own_stop * ROW_LINES,
+            self._empty_line,
+            self._host_ns,
+            self._block_end,
+        )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A block's samples and lines; ``place`` is that of its first sample after the index of what is open."""
+
+    place: int
+    samples: np.ndarray
+    lines: LockedLines
+    shift: int  # of the lines' starts, which are those after the block's first sample
+
+    def moved(self, by: int) -> "_Part":
+        return replace(self, place=self.place + by, shift=self.shift + by)
+
+
+@dataclass(frozen=True)
+class _Open:
+    """Rows not done with, from row ``first_row`` on; events that begin before ``own_row`` are.
+
+    parts: of consecutive blocks, with places after sample ``index`` of the digitiser. flags: of the rows screened so
+    far.
+    """
+
+    first_row: int
+    own_row: int
+    index: int
+    parts: tuple[_Part, ...]
+    flags: np.ndarray
+
+    @classmethod
+    def at(cls, first_row: int, index: int) -> "_Open":
+        """Nothing yet, from a row on."""
+        return cls(first_row, first_row, index, (), np.empty(0, dtype=np.bool_))
+
+    def with_block(
+        self, block: np.ndarray, block_index: int, lines: LockedLines, first_row: int, flags: np.ndarray
+    ) -> "_Open":
+        """With a block behind; the rows across the border are screened here."""
+        shift = block_index - self.index
+        now = replace(self, parts=(*self.parts, _Part(shift, block, lines, shift)))
+        across = first_row - self.first_row - self.flags.size
+        border = np.empty(0, dtype=np.bool_)
+        if across > 0:
+            row = self.first_row + self.flags.size + np.arange(across + 1)
+            row_starts = now.line_start(row * ROW_LINES)
+            first = math.floor(row_starts[0])
+            screen = lines.empty_line.screen
+            samples = now.take(first, math.ceil(row_starts[-1]) + screen.reach)
+            border, _ = screen_rows(samples, self.index + first, row_starts - first, screen)
+        return replace(now, flags=np.concatenate([self.flags, border, flags]))
+
+    def line_start(self, line: np.ndarray) -> np.ndarray:
+        """Starts of ascending lines [samples after ``index``]: of each by the block in which it starts."""
+        starts = np.empty(line.size)
+        done = 0
+        for part in self.parts:
+            stop = line.size if part is self.parts[-1] else int(np.searchsorted(line, part.lines.stop_line))
+            starts[done:stop] = part.lines.line_start(line[done:stop]) + part.shift
+            done = stop
+        return starts
+
+    def take(self, first: int, stop: int) -> np.ndarray:
+        """A copy of samples ``first`` … ``stop`` - 1 after ``index``."""
+        return np.concatenate(
+            [part.samples[max(first - part.place, 0) : max(stop - part.place, 0)] for part in self.parts]
+        )
+
+    def lines(self, first: int, stop: int) -> Lines:
+        """Rows ``first`` … ``stop`` - 1, counted from the first, with their samples."""
+        first_line = (self.first_row + first) * ROW_LINES
+        starts = self.line_start(np.arange(first_line, (self.first_row + stop) * ROW_LINES + 1))
+        begin = max(self.parts[0].place, math.floor(starts[0]) - 4)
+        samples = self.take(begin, math.ceil(starts[-1]) + 4)
+        return Lines(samples, self.index + begin, first_line, starts - begin)
+
+    def from_row(self, row: int, own_row: int) -> "_Open":
+        """What is left from a row on, apart from the block's memory."""
+        line = (self.first_row + row) * ROW_LINES
+        begin = max(self.parts[0].place, math.floor(self.line_start(np.array([line]))[0]) - 4)
+        kept = []
+        for part in self.parts:
+            end = part.place + part.samples.size
+            if end > begin:
+                samples = part.samples[max(begin - part.place, 0) :].copy()
+                kept.append(replace(part, place=end - samples.size, samples=samples).moved(-begin))
+        return _Open(self.first_row + row, own_row, self.index + begin, tuple(kept), self.flags[row:].copy())

@@ -1,0 +1,255 @@
+"""A live run from start to end: calibrate, prepare the files, run, close, and say what was seen."""
+
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..acquisition.source import LoopSource, Source
+from ..sr._kernels import CONVERTERS
+from .live import LivePipeline
+from .live_display import LiveDisplay, LiveStatus
+from .live_results import LiveResults, OutputThread, prepare_folder
+from .live_setup import Calibration
+from .results import columns_of
+from .rtdc import RtdcMetadata
+
+# Lines on which the kernels are compiled, or loaded from the cache, before the clock starts.
+_WARM_UP_LINES = 4000
+
+
+def run_stream(
+    source: Source,
+    calibration: Calibration,
+    *,
+    folder: Path | None = None,
+    stem: str = "stream",
+    duration_s: float | None = None,
+    overwrite: bool = False,
+    workers: int | None = None,
+    display: LiveDisplay | None = None,
+    on_start: Callable[[LivePipeline], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Run a source to its end, for ``duration_s`` seconds of signal, or until it is stopped.
+
+    Parameters
+    ----------
+    source : Source
+        Not started.
+    calibration : Calibration
+        Of that source; its grid and empty line.
+    folder : Path, optional
+        Where the results go; None: cells are counted only.
+    stem : str, optional
+        Name of the run's files.
+    duration_s : float, optional
+        Seconds of signal (samples / rate) after which the run ends.
+    overwrite : bool, optional
+        Replace a finished run of that name.
+    workers : int, optional
+        Threads; one per core by default.
+    display : LiveDisplay, optional
+        Shown meanwhile.
+    on_start : callable, optional
+        Given the pipeline before it starts, for who wants to stop it.
+    say : callable, optional
+        Takes messages, one line each.
+
+    Returns
+    -------
+    record : dict
+        The run record, as written; ``error`` in it is None or why the run ended early.
+
+    Raises
+    ------
+    OutputError
+        If the results cannot be written at the start.
+    """
+    metadata = _rtdc_metadata(source, calibration)
+    output = None
+    if folder is not None:
+        for message in prepare_folder(folder, stem, overwrite):
+            say(message)
+        columns = columns_of(
+            calibrated=calibration.setup.geometry.calibrated,
+            position_um=calibration.setup.geometry.um_per_sample is not None,
+        )
+        output = OutputThread(LiveResults(folder, stem, columns, metadata, calibration.crop_px))
+    pipeline = LivePipeline(source, calibration, output, metadata, workers=workers)
+    if on_start is not None:
+        on_start(pipeline)
+    most = None if duration_s is None else round(duration_s * source.sample_rate_hz)
+    watch = _Watch(pipeline, display) if display is not None else None
+    begin = time.perf_counter()
+    try:
+        with display if display is not None else nullcontext():
+            pipeline.run(most_samples=most, watch=watch)
+            if output is not None:
+                output.drain()
+    except BaseException:
+        if output is not None:
+            output.abandon()
+        raise
+    wall_s = time.perf_counter() - begin
+    errors = [pipeline.error, output.error if output is not None else None]
+    error = next((str(e) or type(e).__name__ for e in errors if e is not None), None)
+    record = _record(source, calibration, pipeline, wall_s, error)
+    if output is not None:
+        if output.error is None:
+            output.close(record)
+        else:
+            record["cells_not_written"] = output.rows_lost + pipeline.account.rows_refused
+    if pipeline.error is not None and not isinstance(pipeline.error, ValueError):
+        raise pipeline.error
+    return record
+
+
+class _Watch:
+    """Makes the display's status of a pipeline, when it is due."""
+
+    def __init__(self, pipeline: LivePipeline, display: LiveDisplay) -> None:
+        self._display = display
+        self._begin = self._last_time = time.perf_counter()
+        self._last_samples = self._last_cells = 0
+
+    def __call__(self, pipeline: LivePipeline) -> None:
+        if not self._display.due():
+            return
+        now, account = time.perf_counter(), pipeline.account
+        step = max(now - self._last_time, 1e-9)
+        offered = account.offered
+        recent = (offered - self._last_samples) / step
+        status = LiveStatus(
+            elapsed_s=now - self._begin,
+            rate_sa_s=recent,
+            realtime_factor=realtime_factor(pipeline, now - self._begin),
+            cells=account.cells,
+            cells_per_s=(account.cells - self._last_cells) / step,
+            queue=pipeline.pieces_waiting,
+            queue_most=account.most_pieces_waiting,
+            ring=pipeline.fill,
+            ring_most=account.most_fill,
+            lock="locked" if pipeline.clock.locked else "searching",
+            latency_p50_ms=pipeline.latency.quantile_ms(0.5),
+            latency_p99_ms=pipeline.latency.quantile_ms(0.99),
+            dropped={f"samples {reason}": count for reason, count in account.dropped.items()}
+            | {"rows refused by the output": account.rows_refused},
+        )
+        self._last_time, self._last_samples, self._last_cells = now, offered, account.cells
+        self._display.update(status)
+
+
+def realtime_factor(pipeline: LivePipeline, wall_s: float) -> float:
+    """Signal seconds per second of work: of all seconds unpaced, of those that some worker was busy in when paced."""
+    signal_s = pipeline.account.offered / pipeline.source.sample_rate_hz
+    if pipeline.paced:
+        wall_s -= pipeline.idleness.seconds
+    return signal_s / max(wall_s, 1e-9)
+
+
+def peak_memory_mib() -> float:
+    """Most memory that the process ever held [MiB]."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def summary(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``stream --json`` prints."""
+    return dict(record["summary"])
+
+
+def _record(
+    source: Source, calibration: Calibration, pipeline: LivePipeline, wall_s: float, error: str | None
+) -> dict[str, Any]:
+    account = pipeline.account
+    return {
+        "stretchscope": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "source": {"kind": type(source).__name__, **asdict(source.metadata)},
+        "settings": calibration.setup.settings.as_dict(),
+        "signal": {
+            "line_period_samples": pipeline.clock.period_samples,
+            "line_rate_hz": source.sample_rate_hz / pipeline.clock.period_samples,
+            "warnings": list(calibration.warnings),
+        },
+        "grid": asdict(calibration.grid) | {"pixel_um": calibration.setup.pixel_um(calibration.grid)},
+        "error": error,
+        "summary": {
+            "samples_offered": account.offered,
+            "samples_processed": account.processed,
+            "samples_dropped": sum(account.dropped.values()),
+            "realtime_factor": realtime_factor(pipeline, wall_s),
+            "sample_rate_hz": source.sample_rate_hz,
+            "lines": account.lines,
+            "cells_found": account.cells,
+            "cells_per_second": account.cells / max(wall_s, 1e-9),
+            "latency_ms": pipeline.latency.as_dict(),
+            "cpu_count": os.cpu_count(),
+            "peak_memory_mib": peak_memory_mib(),
+        },
+        "accounting": {
+            "samples_dropped": dict(account.dropped),
+            "samples_saturated": account.saturated,
+            "blocks": account.blocks,
+            "events": account.events,
+            "pieces_dropped": account.pieces_dropped,
+            "cells_refused_by_output": account.rows_refused,
+            "line_clock_losses": pipeline.clock.losses,
+            "recalibrations": pipeline.recalibrations,
+            "most_ring_fill": account.most_fill,
+            "most_bytes_waiting": account.most_bytes_waiting,
+        },
+        "timings_s": {"wall": wall_s, "all_workers_waited": pipeline.idleness.seconds},
+    }
+
+
+def _rtdc_metadata(source: Source, calibration: Calibration) -> RtdcMetadata:
+    known, setup = source.metadata, calibration.setup
+    return RtdcMetadata(
+        sample=known.sample or "stream",
+        run_identifier=f"{time.time_ns():x}",
+        software_version=f"stretchscope {__version__}",
+        line_rate_hz=calibration.line_rate_hz,
+        sample_rate_hz=source.sample_rate_hz,
+        start=datetime.now(UTC),
+        pixel_um=setup.pixel_um(calibration.grid),
+        field_of_view_um=setup.settings.capture.field_of_view_um or known.field_of_view_um,
+        flow_speed_m_s=setup.settings.capture.flow_speed_m_per_s or known.flow_speed_m_per_s,
+        instrument=known.instrument,
+    )
+
+
+def warm_up(source: Source, calibration: Calibration) -> None:
+    """Compile the kernels, or load them, for exactly the arrays that will come: read-only blocks among them."""
+    background = calibration.setup.empty_line.background
+    period = background.period_samples
+    lines = _WARM_UP_LINES
+    tau = np.arange(int(lines * period), dtype=np.float64) % period
+    light = background.profile.light(tau)
+    first_line = np.floor(np.arange(tau.size) / period)
+    # a dark square every 500 lines, so that there are events to measure
+    inside = (first_line % 500 < 60) & (np.abs(tau - 0.5 * background.lit_samples) < 0.1 * background.lit_samples)
+    gains = np.array(background.interleave_gain)
+    converter = np.arange(tau.size) % CONVERTERS % gains.size
+    codes = np.array(background.interleave_offset_codes)[converter] + gains[converter] * light * (1 - 0.4 * inside)
+    noise = np.random.default_rng(0).normal(0, background.noise_std_codes, tau.size)
+    info = np.iinfo(source.dtype)
+    samples = np.clip(np.rint(codes + noise), info.min, info.max).astype(source.dtype)
+    once = LoopSource(samples, source.sample_rate_hz, metadata=source.metadata, block_samples=samples.size, paced=False)
+    pipeline = LivePipeline(once, calibration, None, _rtdc_metadata(source, calibration), workers=1)
+    pipeline.run(most_samples=samples.size)
+    if pipeline.error is not None:
+        raise pipeline.error
