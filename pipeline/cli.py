@@ -359,6 +359,9 @@ def stream(
     overwrite: Overwrite = False,
     workers: Workers = None,
     settings_file: SettingsFile = None,
+    images: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the cells with an image; the others get fewer features.")
+    ] = 1.0,
     cells_per_second: Annotated[float, typer.Option(min=0, help="Simulated: cells per second of signal.")] = 5000.0,
     flow_speed: FlowSpeed = None,
     loop_samples: Annotated[int, typer.Option(min=1 << 22, help="Simulated: samples of the loop that is replayed.")] = 1
@@ -406,7 +409,7 @@ def stream(
 
         record = run_stream(
             opened, calibration, folder=output, stem=stem, duration_s=duration, overwrite=overwrite, workers=workers,
-            display=LiveDisplay(), on_start=arm, say=_say,
+            image_share=images, display=LiveDisplay(), on_start=arm, say=_say,
         )  # fmt: skip
     result = summary(record)
     if as_json:

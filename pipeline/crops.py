@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ._crop_kernels import cut_crop
 from .measure import Cell
 
 # Room around the largest of the first cells, and bounds of the side; sides are multiples of 16 pixels.
@@ -23,12 +24,42 @@ def crop_cell(cell: Cell, side: int) -> tuple[np.ndarray, np.ndarray]:
     """
     crop = np.full((side, side), np.nan, dtype=np.float32)
     inside = np.zeros((side, side), dtype=bool)
-    centre = [(index.min() + index.max()) / 2 for index in np.nonzero(cell.mask)]
-    first = [round(c - (side - 1) / 2) for c in centre]
+    first = _corner(cell.mask, side)
     source = tuple(slice(max(0, f), min(n, f + side)) for f, n in zip(first, cell.mask.shape, strict=True))
     target = tuple(slice(s.start - f, s.stop - f) for f, s in zip(first, source, strict=True))
     crop[target] = cell.patch[source]
     inside[target] = cell.mask[source]
-    if not inside.any():  # a hollow shape larger than the square: the format needs a pixel
-        inside[side // 2, side // 2] = True
     return crop, inside
+
+
+def grey_crops(
+    cells: list[Cell], side: int, transmission_at_0: float, transmission_at_255: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Crops of cells as the .rtdc format stores them.
+
+    Returns
+    -------
+    crops : ndarray of shape (N, side, side), uint8
+        Grey levels; what is not known is drawn as empty (transmission 1).
+    masks : ndarray of shape (N, side, side), bool
+        None empty.
+    cut : ndarray of shape (N,), bool
+        Whether some of the cell lies beyond its crop.
+    """
+    crops, masks = np.empty((len(cells), side, side), np.uint8), np.empty((len(cells), side, side), np.bool_)
+    cut = np.empty(len(cells), np.bool_)
+    levels = 255 / (transmission_at_255 - transmission_at_0)
+    for i, cell in enumerate(cells):
+        shown = cut_crop(
+            cell.patch, cell.mask, *_corner(cell.mask, side), transmission_at_0, levels, crops[i], masks[i]
+        )
+        cut[i] = shown < cell.area_px
+        if shown == 0:  # a hollow shape larger than the square: the format needs a pixel
+            masks[i, side // 2, side // 2] = True
+    return crops, masks, cut
+
+
+def _corner(mask: np.ndarray, side: int) -> tuple[int, int]:
+    """First row and column of the square around a mask's middle."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return round((rows[0] + rows[-1] - side + 1) / 2), round((columns[0] + columns[-1] - side + 1) / 2)

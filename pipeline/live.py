@@ -5,8 +5,9 @@ through it; outside, it screens every sample of it (compiled, the GIL released);
 out what is worth a closer look, and gives the block back. What was cut out waits in a queue that the workers empty when
 no block presses. A thread of its own writes.
 
-When all of that is too much, what gives way, in this order, is counted: pieces of lines that were cut out (their
-events are not measured), then whole blocks (the ring overwrites them). Never half an event.
+When all of that is too much, what gives way, in this order, is counted: images and most features (cells get what the
+sums of the screen tell), pieces of lines that were cut out (their cells are lost), whole blocks (the ring overwrites
+them). Never half a cell.
 """
 
 import gc
@@ -18,23 +19,27 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 
 from ..acquisition.source import Block, EndOfStream, Source, SourceError
-from ..sr.detect import find_events, significance_map
+from ..sr._kernels import CONVERTERS
+from ..sr.detect import BESIDE_FLAGGED_ROWS, ROW_LINES, find_events, significance_map
 from ..sr.live_clock import LockedLines, TrackingClock
-from .crops import crop_cell
+from ..sr.summary import summarise
 from .live_results import CellBatch, OutputThread
 from .live_setup import Calibration, calibrate_on_blocks, snapshot_samples
-from .measure import Cell, Setup, margin_lines, measure_event, same_cell
-from .pieces import Piece, PieceCutter, screen_block
-from .rtdc import RtdcMetadata, grey_levels
+from .measure import Cell, Setup, margin_lines, measure_event, overlap, same_cell
+from .pieces import Cut, Piece, PieceCutter, screen_block
+from .rows import cell_batch, joined, summary_batch
+from .rtdc import RtdcMetadata
 
 # Cut-out lines that may wait [bytes], and the fill of the ring from which blocks go first.
 _MOST_WAITING_BYTES, _PRESSING_FILL = 64 << 20, 0.25
+# So many bytes waiting, and cells are summed up instead of imaged.
+_PRESSING_BYTES = 32 << 20
 # How long a worker waits for a block before it looks whether it should stop [s].
 _ACQUIRE_S = 0.05
 # The empty line is measured anew at most this often [s].
@@ -119,8 +124,8 @@ class Account:
         }
     )
     pieces_dropped: int = 0
-    events: int = 0
     cells: int = 0
+    images: int = 0
     rows_refused: int = 0
     most_fill: float = 0.0
     most_pieces_waiting: int = 0
@@ -132,7 +137,7 @@ class Account:
 
 
 def measure_piece(setup: Setup, calibration: Calibration, piece: Piece) -> tuple[int, list[Cell]]:
-    """Number of events that begin in a piece, and their cells in order of lines."""
+    """Number of events that begin in a piece, and their cells in order of lines, each with its image."""
     empty, lines = setup.empty_line, piece.lines
     significance = significance_map(*lines.for_kernels(), empty.tables, empty.detector, piece.wanted)
     events = find_events(
@@ -152,12 +157,40 @@ def measure_piece(setup: Setup, calibration: Calibration, piece: Piece) -> tuple
     return len(own), cells
 
 
-def cell_batch(cells: list[Cell], crop_px: int, metadata: RtdcMetadata) -> CellBatch:
-    """Cells in columns, each with its picture."""
-    crops, masks = zip(*(crop_cell(cell, crop_px) for cell in cells), strict=True)
-    columns = {name: np.array([cell.row[name] for cell in cells]) for name in cells[0].row}
-    columns["crop_cut"] = np.array([int(mask.sum() < cell.mask.sum()) for cell, mask in zip(cells, masks, strict=True)])
-    return CellBatch(columns, grey_levels(np.stack(crops), metadata), np.stack(masks), np.ones(len(cells), np.bool_))
+def measure_some(
+    setup: Setup, calibration: Calibration, piece: Piece, metadata: RtdcMetadata, pick: Callable[[int], np.ndarray]
+) -> CellBatch:
+    """Rows of the objects that begin in a piece, with an image and all features for those that are picked only.
+
+    ``pick(n)`` chooses among n objects; bool (n,).
+    """
+    lines, grid, empty = piece.lines, calibration.grid, setup.empty_line
+    summary = summarise(
+        lines.samples, lines.index % CONVERTERS, lines.starts, lines.first_line, piece.wanted, empty.screen
+    )
+    summary = summary.some((summary.line_first >= piece.own_first) & (summary.line_first < piece.own_stop))
+    picked = pick(summary.line_first.size)
+    batches = []
+    for i in np.flatnonzero(picked):
+        first, last = int(summary.line_first[i]), int(summary.line_last[i])
+        box = (first, last, float(summary.tau_first_samples[i]), float(summary.tau_last_samples[i]))
+        part = _around(piece, first, last, margin_lines(grid, last - first + 1))
+        cells = [cell for cell in measure_piece(setup, calibration, part)[1] if overlap(cell.box, box) > 0]
+        picked[i] = bool(cells)  # else it stays as it is
+        if cells:
+            batches.append(cell_batch(cells, calibration.crop_px, metadata))
+    batches.append(summary_batch(setup, grid, lines, empty.screen, summary.some(~picked), calibration.crop_px))
+    return joined(batches)
+
+
+def _around(piece: Piece, line_first: int, line_last: int, margin: int) -> Piece:
+    """The part of a piece around some lines, which are looked at, and no others."""
+    beside = BESIDE_FLAGGED_ROWS * ROW_LINES
+    first = (line_first - margin - beside) // ROW_LINES * ROW_LINES
+    lines = piece.lines.part(first, line_last + margin + beside + 1)
+    row = lines.first_line + ROW_LINES * np.arange(-(-(lines.starts.size - 1) // ROW_LINES))
+    wanted = (row >= line_first - beside) & (row <= line_last + beside)
+    return replace(piece, lines=lines, wanted=wanted, own_first=lines.first_line, own_stop=lines.stop_line)
 
 
 class LivePipeline:
@@ -173,6 +206,8 @@ class LivePipeline:
         Where cells go; None: they are counted only.
     workers : int, optional
         Threads that work on blocks and events; by default one per core.
+    image_share : float, optional
+        Share of the cells that get an image and all features; the others get what the screen's sums tell.
     """
 
     def __init__(
@@ -183,7 +218,9 @@ class LivePipeline:
         metadata: RtdcMetadata,
         *,
         workers: int | None = None,
+        image_share: float = 1.0,
     ) -> None:
+        self.image_share = image_share
         self.source, self.calibration, self.output, self._metadata = source, calibration, output, metadata
         self.workers = workers or os.cpu_count() or 1
         self.account, self.latency = Account(), Latency()
@@ -201,12 +238,13 @@ class LivePipeline:
         self._most_samples: int | None = None
         self._claim = threading.Lock()
         self._turn = threading.Condition()  # guards all that follows
-        self._claimed = self._committed = 0
+        self._claimed = self._committed = self._released = 0
         self._claimed_samples = self._committed_samples = 0
         self._broken = False
         self._waiting: deque[Piece] = deque()
         self._waiting_bytes = 0
         self.fill = 0.0
+        self._picked = 0.0
         self._snapshot: list[tuple[int, np.ndarray]] | None = None
         self._recalibration: threading.Thread | None = None
         self._recalibrated: Calibration | None = None
@@ -248,6 +286,8 @@ class LivePipeline:
                 if thread.ident is not None:
                     thread.join()
             self._stop_source()
+            if self._recalibration is not None:
+                self._recalibration.join()
             self.wall_s = time.perf_counter() - begin
             sys.setswitchinterval(switch)
             gc.unfreeze()
@@ -263,6 +303,8 @@ class LivePipeline:
             self.account.dropped["lost_by_source"] += lost
             left = self._claimed_samples - self._committed_samples
             self.account.dropped["not_finished"] += left
+            while self._broken and self._waiting:
+                self._drop(self._waiting.popleft(), "not_finished")
 
     def _work(self) -> None:
         try:
@@ -287,13 +329,13 @@ class LivePipeline:
         with self._turn:
             if self._broken:
                 return True
-            if self._committed < self._claimed:
+            if self._released < self._claimed:
                 with self.idleness.waiting():
                     self._turn.wait(_ACQUIRE_S)
                 return False
             self._stop_source()
-            for piece in self._cutter.close():
-                self._queue(piece)
+            for cut in self._cutter.close():
+                self._queue(cut.piece())
             return not self._waiting
 
     def _next_piece(self) -> Piece | None:
@@ -321,8 +363,18 @@ class LivePipeline:
                 self._turn.wait()
             if self._broken:
                 return
-            self._commit(block, locked, screened)
+            cuts = self._commit(block, locked, screened)
             self._committed += 1
+            self._turn.notify_all()
+        pieces = [cut.piece() for cut in cuts]
+        intact = block.valid()
+        with self._turn:
+            for piece in pieces:
+                if intact:
+                    self._queue(piece)
+                else:  # overwritten while it was copied
+                    self._drop(piece, "overwritten")
+            self._released += 1
             self._turn.notify_all()
         self.source.release(block)
 
@@ -344,12 +396,20 @@ class LivePipeline:
             return None
         if block is None:
             return None
+        if self.account.first_index is not None and block.index < self.account.end_index:
+            self.error = SourceError(
+                f"the source's block at sample {block.index} begins before the end of the one before, "
+                f"{self.account.end_index}: its index must never go back"
+            )
+            self._ended = True
+            return None
         self._recalibrate(block)
         account = self.account
         if account.first_index is None:
-            account.first_index = block.index - block.lost_before
+            account.first_index = account.end_index = block.index - block.lost_before
+        # by the index: a driver's own count of what it lost need not agree with it
+        account.dropped["lost_by_source"] += block.index - account.end_index
         account.end_index = block.index + block.samples.size
-        account.dropped["lost_by_source"] += block.lost_before
         account.most_fill = max(account.most_fill, block.fill)
         self.fill = block.fill
         number = self._claimed
@@ -357,15 +417,15 @@ class LivePipeline:
         self._claimed_samples += block.samples.size
         return number, block, self.clock.follow(block.samples, block.index)
 
-    def _commit(self, block: Block, locked: list[LockedLines], screened: list[tuple[int, np.ndarray, int]]) -> None:
+    def _commit(
+        self, block: Block, locked: list[LockedLines], screened: list[tuple[int, np.ndarray, int]]
+    ) -> list[Cut]:
         account = self.account
         account.blocks += 1
         self._committed_samples += block.samples.size
         if not block.valid():  # overwritten while it was looked at: nothing that was seen counts
             account.dropped["overwritten"] += block.samples.size
-            for piece in self._cutter.close():
-                self._queue(piece)
-            return
+            return self._cutter.close()
         seen = 0
         for lines, (_, _, saturated) in zip(locked, screened, strict=True):
             first = 0 if lines.continues else math.ceil(lines.line_start(np.array(lines.first_line)))
@@ -375,15 +435,17 @@ class LivePipeline:
             account.saturated += saturated
         account.processed += seen
         account.dropped["without_line_clock"] += block.samples.size - seen
-        for piece in self._cutter.add(block.samples, block.index, block.host_ns, locked, screened):
-            self._queue(piece)
+        return self._cutter.add(block.samples, block.index, block.host_ns, locked, screened)
+
+    def _drop(self, piece: Piece, reason: str) -> None:
+        self.account.pieces_dropped += 1
+        self.account.processed -= piece.own_samples
+        self.account.dropped[reason] += piece.own_samples
 
     def _queue(self, piece: Piece) -> None:
         size = piece.lines.samples.nbytes
         if self._waiting and self._waiting_bytes + size > _MOST_WAITING_BYTES:
-            self.account.pieces_dropped += 1
-            self.account.processed -= piece.own_samples
-            self.account.dropped["overload"] += piece.own_samples
+            self._drop(piece, "overload")
             return
         self._waiting.append(piece)
         self._waiting_bytes += size
@@ -393,20 +455,31 @@ class LivePipeline:
     def _measure(self, piece: Piece) -> None:
         base = self.calibration.setup
         setup = Setup(piece.empty_line, base.geometry, base.sample_rate_hz, base.settings)
-        events, cells = measure_piece(setup, self.calibration, piece)
-        refused = 0
-        if cells and self.output is not None:
-            batch = cell_batch(cells, self.calibration.crop_px, self._metadata)
-            refused = 0 if self.output.put(batch) else len(cells)
+        pressed = self.fill > _PRESSING_FILL or self._waiting_bytes > _PRESSING_BYTES
+        if self.image_share >= 1 and not pressed:
+            _, cells = measure_piece(setup, self.calibration, piece)
+            batch = cell_batch(cells, self.calibration.crop_px, self._metadata) if cells else None
+        else:
+            pick = partial(self._pick, 0.0 if pressed else self.image_share)
+            batch = measure_some(setup, self.calibration, piece, self._metadata, pick)
+        if batch is None or batch.rows == 0:
+            return
+        refused = 0 if self.output is None or self.output.put(batch) else batch.rows
         since_block_s = (time.perf_counter_ns() - piece.host_ns) * 1e-9
-        last = np.array([cell.row["sample_last"] for cell in cells], dtype=np.float64)
         # a cell's last sample was there before its block's last one; without a pace, all came at once
-        since = since_block_s + (piece.block_end - 1 - last) * self._signal_s
+        since = since_block_s + (piece.block_end - 1 - batch.columns["sample_last"]) * self._signal_s
         with self._turn:
-            self.account.events += events
-            self.account.cells += len(cells)
+            self.account.cells += batch.rows
+            self.account.images += int(np.count_nonzero(batch.pictured))
             self.account.rows_refused += refused
             self.latency.add(since)
+
+    def _pick(self, share: float, count: int) -> np.ndarray:
+        """Evenly, this share of all objects that ever come."""
+        with self._turn:
+            steps = self._picked + share * np.arange(1, count + 1)
+            self._picked = float(self._picked + share * count) % 1.0
+        return np.floor(steps) > np.floor(steps - share)
 
     def _recalibrate(self, block: Block) -> None:
         """Where there is light that the empty line does not explain, measure it anew, beside the run."""
@@ -421,7 +494,9 @@ class LivePipeline:
             if time.monotonic() - self._last_recalibration < _RECALIBRATE_S:
                 return
             self._snapshot = []
-        self._snapshot.append((block.index, block.samples.copy()))
+        samples = block.samples.copy()
+        if block.valid():
+            self._snapshot.append((block.index, samples))
         if sum(samples.size for _, samples in self._snapshot) >= snapshot_samples(self.source.sample_rate_hz):
             self._last_recalibration = time.monotonic()
             self._recalibration = threading.Thread(
@@ -435,5 +510,5 @@ class LivePipeline:
             self._recalibrated = calibrate_on_blocks(
                 blocks, self.source.metadata, self.source.dtype, self.calibration.setup.settings
             )
-        except ValueError:  # no usable signal: it is tried again
+        except (ValueError, OSError):  # no usable signal, or no room for the snapshot: it is tried again
             self._recalibration = None

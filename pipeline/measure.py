@@ -6,9 +6,8 @@ The same for a capture's events and for those of a live stream: nothing here kno
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
-from ..classify import measure_cell, segment_cell
+from ..classify import measure_cell, segment_cell, separate_parts
 from ..sr._kernels import CONVERTERS
 from ..sr.detect import ROW_LINES, Event
 from ..sr.empty_line import EmptyLine
@@ -68,7 +67,9 @@ class Lines:
 
     def line_start(self, line: float) -> float:
         """Start of a line [samples after samples[0]], fractions allowed, lines beyond the ends not."""
-        return float(np.interp(line - self.first_line, np.arange(self.starts.size), self.starts))
+        n, last = line - self.first_line, self.starts.size - 1
+        i = min(max(int(n), 0), last - 1)
+        return float(self.starts[i] + (n - i) * (self.starts[i + 1] - self.starts[i]))
 
     def for_kernels(self) -> tuple[np.ndarray, int, np.ndarray]:
         """Samples, origin and starts of the lines on a time line that keeps each sample's converter."""
@@ -86,12 +87,15 @@ class Cell:
         Transmission around the cell (NaN unknown), and the cell's pixels.
     box : tuple of 4 floats
         First and last line, first and last position on the line [samples]; to tell cells found twice.
+    area_px : int
+        Pixels of the cell.
     """
 
     row: dict[str, int | float]
     patch: np.ndarray
     mask: np.ndarray
     box: tuple[float, float, float, float]
+    area_px: int
 
 
 def measure_event(setup: Setup, grid: Grid, lines: Lines, event: Event, *, sample_shift: int = 0) -> list[Cell]:
@@ -137,16 +141,23 @@ def window_lines(grid: Grid, event: Event) -> tuple[int, int]:
 
 
 def image_of(
-    setup: Setup, grid: Grid, lines: Lines, rows: tuple[float, float], tau: tuple[float, float]
+    setup: Setup,
+    grid: Grid,
+    lines: Lines,
+    rows: tuple[float, float],
+    tau: tuple[float, float],
+    *,
+    beside_window: bool = False,
 ) -> TransmissionImage:
-    """Transmission image of a window of lines and positions [samples]."""
+    """Transmission image of a window of lines and positions [samples]; see ``sr.reconstruct.reconstruct``."""
     reach = _reach(grid)
     used = lines.part(int(np.floor(rows[0])) - reach, int(np.ceil(rows[1])) + reach + 1)
     empty = setup.empty_line
     samples, origin, starts = used.for_kernels()
     return reconstruct(
-        samples, origin, starts, used.first_line, empty.background, empty.tables, grid, rows=rows, tau=tau
-    )
+        samples, origin, starts, used.first_line, empty.background, empty.tables, grid, rows=rows, tau=tau,
+        beside_window=beside_window,
+    )  # fmt: skip
 
 
 def image_and_mask(setup: Setup, grid: Grid, lines: Lines, event: Event) -> tuple[TransmissionImage, np.ndarray]:
@@ -163,7 +174,7 @@ def image_and_mask(setup: Setup, grid: Grid, lines: Lines, event: Event) -> tupl
         max(0.0, event.tau_first_samples - beside),
         min(setup.empty_line.background.lit_samples, event.tau_last_samples + beside),
     )
-    image = image_of(setup, grid, lines, rows, tau)
+    image = image_of(setup, grid, lines, rows, tau, beside_window=True)
     mask = segment_cell(
         image.transmission,
         image.known,
@@ -175,40 +186,16 @@ def image_and_mask(setup: Setup, grid: Grid, lines: Lines, event: Event) -> tupl
     return image, mask
 
 
-def separate_parts(mask: np.ndarray, min_area_px: int) -> list[np.ndarray]:
-    """Masks of the cells in a mask: its connected parts, those that lie mostly within each other's boxes kept as one.
-
-    Neighbours whose blurred feet touch make one event, yet their outlines stand apart.
-    """
-    labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
-    parts: list[np.ndarray] = []
-    for number in sorted(range(1, count + 1), key=lambda n: -int((labels == n).sum())):
-        part = labels == number
-        host = next((i for i, other in enumerate(parts) if _mostly_within(part, other)), None)
-        if host is not None:
-            parts[host] = parts[host] | part
-        elif part.sum() >= min_area_px:
-            parts.append(part)
-    return parts
-
-
-def _mostly_within(part: np.ndarray, other: np.ndarray) -> bool:
-    rows, columns = (np.flatnonzero(other.any(axis=axis)) for axis in (1, 0))
-    box = part[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return bool(box.sum() > 0.5 * part.sum())
-
-
 def _seed(event: Event, image: TransmissionImage) -> np.ndarray:
     """Pixels of the image under the event's bins; bool, the image's shape."""
-    shape = image.transmission.shape
-    line = image.first_line + np.arange(shape[0]) * image.lines_per_row
-    tau = image.tau_first_samples + np.arange(shape[1]) / image.columns_per_sample
-    row = np.floor((line - event.line_first) / ROW_LINES).astype(int)
-    column = np.floor((tau - event.tau_first_samples) / event.columns_samples).astype(int)
-    inside = ((row >= 0) & (row < event.bins.shape[0]))[:, None] & ((column >= 0) & (column < event.bins.shape[1]))[
-        None, :
-    ]
-    return inside & event.bins[np.clip(row, 0, event.bins.shape[0] - 1)][:, np.clip(column, 0, event.bins.shape[1] - 1)]
+    rows, columns = image.transmission.shape
+    line = image.first_line + np.arange(rows) * image.lines_per_row
+    tau = image.tau_first_samples + np.arange(columns) / image.columns_per_sample
+    bins = np.zeros((event.bins.shape[0] + 2, event.bins.shape[1] + 2), dtype=np.bool_)  # with nothing around
+    bins[1:-1, 1:-1] = event.bins
+    row = np.floor((line - event.line_first) / ROW_LINES).astype(int) + 1
+    column = np.floor((tau - event.tau_first_samples) / event.columns_samples).astype(int) + 1
+    return bins[np.clip(row, 0, bins.shape[0] - 1)[:, None], np.clip(column, 0, bins.shape[1] - 1)]
 
 
 def _cell(
@@ -230,10 +217,8 @@ def _cell(
     right = image.tau_first_samples + (columns[-1] + 0.5) / image.columns_per_sample
     start, stop = lines.line_start(line_first), lines.line_start(line_last + 1)
     first_sample = lines.index + sample_shift
-    centre_row, centre_column = (float(np.average(np.arange(n), weights=mask.sum(axis=a))) for n, a in
-                                 ((mask.shape[0], 1), (mask.shape[1], 0)))  # fmt: skip
-    along = image.tau_first_samples + centre_column / image.columns_per_sample
-    line = image.first_line + centre_row * image.lines_per_row
+    along = image.tau_first_samples + features["centroid_y_px"] / image.columns_per_sample
+    line = image.first_line + features["centroid_x_px"] * image.lines_per_row
     row: dict[str, int | float] = {
         "line_first": line_first,
         "line_last": line_last,
@@ -250,14 +235,20 @@ def _cell(
     around = tuple(
         slice(max(0, index[0] - _PATCH_ROOM_PX), index[-1] + 1 + _PATCH_ROOM_PX) for index in (rows, columns)
     )
-    return Cell(row, image.transmission[around].copy(), mask[around].copy(), (line_top, line_bottom, left, right))
+    box = (line_top, line_bottom, left, right)
+    return Cell(row, image.transmission[around].copy(), mask[around].copy(), box, int(np.count_nonzero(mask)))
 
 
-def same_cell(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
-    """Whether two boxes (line first, last, position first, last) are mostly one."""
-    lines = min(a[1], b[1]) - max(a[0], b[0])
-    width = min(a[3], b[3]) - max(a[2], b[2])
-    if lines <= 0 or width <= 0:
-        return False
+Box = tuple[float, float, float, float]
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Area that two boxes (line first, last, position first, last) share [lines · samples]."""
+    lines, width = min(a[1], b[1]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[2], b[2])
+    return max(lines, 0.0) * max(width, 0.0)
+
+
+def same_cell(a: Box, b: Box) -> bool:
+    """Whether two boxes are mostly one."""
     smaller = min((a[1] - a[0]) * (a[3] - a[2]), (b[1] - b[0]) * (b[3] - b[2]))
-    return lines * width > 0.7 * smaller
+    return overlap(a, b) > 0.7 * smaller > 0

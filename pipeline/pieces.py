@@ -20,6 +20,8 @@ from .measure import Lines
 # Objects are taken to be no longer than this along the flow; where its scale is unknown, than this many lines.
 _LONGEST_OBJECT_UM, _LONGEST_OBJECT_LINES = 60.0, 1024
 _OVERLAP_BOUNDS_LINES = (64, 4096)
+# Flagged rows this close share a piece: a piece has its price, however short.
+_CLOSE_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def screen_block(samples: np.ndarray, index: int, lines: LockedLines) -> tuple[i
     Returns
     -------
     first_row : int
-        Number of the first one (line number / 4).
+        Number of the first one (line number / 4); without meaning where there is none.
     flags : ndarray of shape (R,), bool
     saturated : int
         Samples on a rail, among all samples of those rows.
@@ -68,7 +70,9 @@ def screen_block(samples: np.ndarray, index: int, lines: LockedLines) -> tuple[i
     screen = lines.empty_line.screen
     skip = int(row_starts.size > 0 and row_starts[0] < 0)  # a line due at the block's first sample may come before it
     fits = np.ceil(row_starts) + screen.reach <= samples.size
-    stop = min(int(np.count_nonzero(fits)), row_starts.size - 1)
+    stop = max(min(int(np.count_nonzero(fits)), row_starts.size - 1), skip)
+    if stop == skip:  # a stretch of a few lines
+        return first_row, np.empty(0, dtype=np.bool_), 0
     flags, saturated = screen_rows(samples, index, row_starts[skip : stop + 1], screen)
     return first_row + skip, flags, saturated
 
@@ -100,8 +104,8 @@ class PieceCutter:
         host_ns: int,
         locked: list[LockedLines],
         screened: list[tuple[int, np.ndarray, int]],
-    ) -> list[Piece]:
-        """The pieces that a block completes.
+    ) -> list["Cut"]:
+        """The pieces that a block completes, still to be taken out of it.
 
         Parameters
         ----------
@@ -119,13 +123,13 @@ class PieceCutter:
         for lines, (first_row, flags, _) in zip(locked, screened, strict=True):
             if self._open is None or not lines.continues:
                 pieces += self.close()
-                self._open = _Open.at(first_row, index)
+                self._open = _Open.at(-(-lines.first_line // ROW_LINES), index)
             self._empty_line = lines.empty_line
             now = self._open.with_block(samples, index, lines, first_row, flags)
             pieces += self._cut(now, at_end=False)
         return pieces
 
-    def close(self) -> list[Piece]:
+    def close(self) -> list["Cut"]:
         """What is left when the lines end: pieces with what margin there is."""
         if self._open is None:
             return []
@@ -133,14 +137,18 @@ class PieceCutter:
         self._open = None
         return pieces
 
-    def _cut(self, now: "_Open", *, at_end: bool) -> list[Piece]:
+    def _cut(self, now: "_Open", *, at_end: bool) -> list["Cut"]:
         """Complete pieces of what is open; the rest stays open."""
         rows, margin, overlap = now.flags.size, self._margin_rows, self._overlap_rows
         flagged = np.flatnonzero(now.flags)
         pieces = []
         keep = max(0, rows - margin)  # the first row that stays open
         owned = max(now.own_row - now.first_row, 0)
-        groups = np.split(flagged, np.flatnonzero(np.diff(flagged) > 2 * margin) + 1) if flagged.size else []
+        groups = (
+            np.split(flagged, np.flatnonzero(np.diff(flagged) > max(2 * margin, _CLOSE_ROWS)) + 1)
+            if flagged.size
+            else []
+        )
         for group in groups:
             first, last = int(group[0]), int(group[-1])
             while last + margin >= rows and not at_end:
@@ -156,20 +164,38 @@ class PieceCutter:
         self._open = None if at_end else now.from_row(keep, now.first_row + owned)
         return pieces
 
-    def _piece(self, now: "_Open", first: int, stop: int, own_first: int, own_stop: int) -> Piece:
+    def _piece(self, now: "_Open", first: int, stop: int, own_first: int, own_stop: int) -> "Cut":
         first, stop = max(0, first), min(stop, now.flags.size)
-        lines = now.lines(first, stop)
+        return Cut(now, first, stop, own_first, own_stop, self._empty_line, self._host_ns, self._block_end)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a piece is to be cut out, before the block is given back."""
+
+    open: "_Open"
+    first: int
+    stop: int
+    own_first: int
+    own_stop: int
+    empty_line: EmptyLine
+    host_ns: int
+    block_end: int
+
+    def piece(self) -> Piece:
+        """Take it out: the samples are copied."""
         near = np.ones(2 * BESIDE_FLAGGED_ROWS + 1, dtype=int)
-        wanted = np.convolve(now.flags, near)[BESIDE_FLAGGED_ROWS : BESIDE_FLAGGED_ROWS + now.flags.size] > 0
-        line = now.first_row * ROW_LINES
+        flags = self.open.flags
+        wanted = np.convolve(flags, near)[BESIDE_FLAGGED_ROWS : BESIDE_FLAGGED_ROWS + flags.size] > 0
+        line = self.open.first_row * ROW_LINES
         return Piece(
-            lines,
-            wanted[first:stop],
-            line + own_first * ROW_LINES,
-            line + own_stop * ROW_LINES,
-            self._empty_line,
-            self._host_ns,
-            self._block_end,
+            self.open.lines(self.first, self.stop),
+            wanted[self.first : self.stop],
+            line + self.own_first * ROW_LINES,
+            line + self.own_stop * ROW_LINES,
+            self.empty_line,
+            self.host_ns,
+            self.block_end,
         )
 
 
@@ -211,13 +237,15 @@ class _Open:
         """With a block behind; the rows across the border are screened here."""
         shift = block_index - self.index
         now = replace(self, parts=(*self.parts, _Part(shift, block, lines, shift)))
-        across = first_row - self.first_row - self.flags.size
-        border = np.empty(0, dtype=np.bool_)
-        if across > 0:
-            row = self.first_row + self.flags.size + np.arange(across + 1)
-            row_starts = now.line_start(row * ROW_LINES)
+        screen, border = lines.empty_line.screen, np.empty(0, dtype=np.bool_)
+        done, stop_row = self.first_row + self.flags.size, lines.stop_line // ROW_LINES
+        row = np.arange(done, (first_row if flags.size else max(stop_row, done)) + 1)
+        row_starts = now.line_start(row * ROW_LINES)
+        if not flags.size:  # none lies wholly in this block; of those across, the samples may be yet to come
+            fits = np.ceil(row_starts) + screen.reach <= shift + block.size
+            row_starts = row_starts[: int(np.count_nonzero(fits)) + 1]
+        if row_starts.size > 1:
             first = math.floor(row_starts[0])
-            screen = lines.empty_line.screen
             samples = now.take(first, math.ceil(row_starts[-1]) + screen.reach)
             border, _ = screen_rows(samples, self.index + first, row_starts - first, screen)
         return replace(now, flags=np.concatenate([self.flags, border, flags]))

@@ -19,9 +19,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ..classify import FEATURES
-from .crops import crop_cell
+from .crops import grey_crops
 from .measure import Cell
-from .rtdc import RtdcMetadata, RtdcWriter, grey_levels
+from .rtdc import RtdcMetadata, RtdcWriter
 
 SUFFIXES = (".rtdc", ".parquet", ".csv", ".png", ".html", ".run.json")
 _CHECKPOINT = ".checkpoint.part"
@@ -174,10 +174,10 @@ class ResultFiles:
         if not cells:
             return
         growing = self._opened()
-        crops, masks = zip(*(crop_cell(cell, growing.crop_px) for cell in cells), strict=True)
+        known = growing.metadata
+        crops, masks, cut = grey_crops(cells, growing.crop_px, known.transmission_at_0, known.transmission_at_255)
         rows: list[dict[str, Any]] = [
-            {"label": "", "probability": "", "crop_cut": int(mask.sum() < cell.mask.sum()), **cell.row}
-            for cell, mask in zip(cells, masks, strict=True)
+            {"label": "", "probability": "", "crop_cut": int(c), **cell.row} for cell, c in zip(cells, cut, strict=True)
         ]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -185,7 +185,7 @@ class ResultFiles:
             writer.writerow([_text(row[name], name in _INTEGERS) for name in self.columns])
         growing.csv.write(text.getvalue().encode())
         table = {name: np.array([row[name] for row in rows]) for name in self.columns[:-2]}
-        growing.rtdc.append(grey_levels(np.stack(crops), growing.metadata), np.stack(masks), table)
+        growing.rtdc.append(crops, masks, table)
 
     def position(self) -> tuple[int, int]:
         """Cells and CSV bytes written, flushed."""

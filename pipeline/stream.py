@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..acquisition.source import LoopSource, Source
+from ..acquisition.source import LoopSource, Source, SourceError
 from ..sr._kernels import CONVERTERS
 from .live import LivePipeline
 from .live_display import LiveDisplay, LiveStatus
@@ -37,6 +37,7 @@ def run_stream(
     duration_s: float | None = None,
     overwrite: bool = False,
     workers: int | None = None,
+    image_share: float = 1.0,
     display: LiveDisplay | None = None,
     on_start: Callable[[LivePipeline], None] | None = None,
     say: Callable[[str], None] = lambda _: None,
@@ -59,6 +60,8 @@ def run_stream(
         Replace a finished run of that name.
     workers : int, optional
         Threads; one per core by default.
+    image_share : float, optional
+        Share of the cells that get an image and all features.
     display : LiveDisplay, optional
         Shown meanwhile.
     on_start : callable, optional
@@ -86,7 +89,7 @@ def run_stream(
             position_um=calibration.setup.geometry.um_per_sample is not None,
         )
         output = OutputThread(LiveResults(folder, stem, columns, metadata, calibration.crop_px))
-    pipeline = LivePipeline(source, calibration, output, metadata, workers=workers)
+    pipeline = LivePipeline(source, calibration, output, metadata, workers=workers, image_share=image_share)
     if on_start is not None:
         on_start(pipeline)
     most = None if duration_s is None else round(duration_s * source.sample_rate_hz)
@@ -110,7 +113,7 @@ def run_stream(
             output.close(record)
         else:
             record["cells_not_written"] = output.rows_lost + pipeline.account.rows_refused
-    if pipeline.error is not None and not isinstance(pipeline.error, ValueError):
+    if pipeline.error is not None and not isinstance(pipeline.error, SourceError):
         raise pipeline.error
     return record
 
@@ -195,6 +198,7 @@ def _record(
             "sample_rate_hz": source.sample_rate_hz,
             "lines": account.lines,
             "cells_found": account.cells,
+            "images": account.images,
             "cells_per_second": account.cells / max(wall_s, 1e-9),
             "latency_ms": pipeline.latency.as_dict(),
             "cpu_count": os.cpu_count(),
@@ -204,7 +208,7 @@ def _record(
             "samples_dropped": dict(account.dropped),
             "samples_saturated": account.saturated,
             "blocks": account.blocks,
-            "events": account.events,
+            "images": account.images,
             "pieces_dropped": account.pieces_dropped,
             "cells_refused_by_output": account.rows_refused,
             "line_clock_losses": pipeline.clock.losses,
@@ -251,5 +255,8 @@ def warm_up(source: Source, calibration: Calibration) -> None:
     once = LoopSource(samples, source.sample_rate_hz, metadata=source.metadata, block_samples=samples.size, paced=False)
     pipeline = LivePipeline(once, calibration, None, _rtdc_metadata(source, calibration), workers=1)
     pipeline.run(most_samples=samples.size)
-    if pipeline.error is not None:
-        raise pipeline.error
+    few = LivePipeline(once, calibration, None, _rtdc_metadata(source, calibration), workers=1, image_share=0.5)
+    few.run(most_samples=samples.size)
+    for error in (pipeline.error, few.error):
+        if error is not None:
+            raise error

@@ -9,19 +9,23 @@ import numpy as np
 from numba import njit
 
 from ._calibration_kernels import CONVERTERS
+from .background import LIT_SHARE
 
 # A line with less of the empty line's light than this holds none: the laser was off, or something opaque in the way.
 DARK_SHARE = 0.03
 # A line that shows less of an empty line's timing information than this says nothing of the clock.
 LEAST_SHARE = 0.05
+# The kernel is cut at this many standard deviations.
+_KERNEL_REACH = 3.0
+# Share of the weight in full light from which a pixel is known; light at the edge of the usable part counts little.
+_LEAST_WEIGHT = 1e-3 * LIT_SHARE**2
+# Loops over a line take this many samples at a time.
+_VECTOR = 32
 
 
 @njit(nogil=True, cache=True)
-def _solve(gram, right, prior_gain, prior_slope, out):
-    """Solve the 3 × 3 normal equations of baseline, gain and slope coefficient; out[3] is the variance of the gain.
-
-    Return the variance of the slope coefficient.
-    """
+def _solve(gram, right, prior_gain, prior_slope):
+    """Solve the 3 × 3 normal equations: baseline, gain change, slope coefficient, and the variances of the last two."""
     a00, a01, a02 = gram[0] + 1e-9, gram[1], gram[2]
     a11, a12 = gram[3] + prior_gain, gram[4]
     a22 = gram[5] + prior_slope
@@ -30,28 +34,62 @@ def _solve(gram, right, prior_gain, prior_slope, out):
     m02 = a01 * a12 - a02 * a11
     determinant = a00 * m00 + a01 * m01 + a02 * m02
     if determinant <= 1e-12 * a00 * a11 * a22:
-        out[0] = right[0] / a00
-        out[1] = 0.0
-        out[2] = 0.0
-        out[3] = np.inf
-        return np.inf
+        return right[0] / a00, 0.0, 0.0, np.inf, np.inf
     m11 = a00 * a22 - a02 * a02
     m12 = a01 * a02 - a00 * a12
     m22 = a00 * a11 - a01 * a01
-    out[0] = (m00 * right[0] + m01 * right[1] + m02 * right[2]) / determinant
-    out[1] = (m01 * right[0] + m11 * right[1] + m12 * right[2]) / determinant
-    out[2] = (m02 * right[0] + m12 * right[1] + m22 * right[2]) / determinant
-    out[3] = m11 / determinant
-    return m22 / determinant
+    inverse = 1.0 / determinant
+    return (
+        (m00 * right[0] + m01 * right[1] + m02 * right[2]) * inverse,
+        (m01 * right[0] + m11 * right[1] + m12 * right[2]) * inverse,
+        (m02 * right[0] + m12 * right[1] + m22 * right[2]) * inverse,
+        m11 * inverse,
+        m22 * inverse,
+    )
+
+
+# The functions below that loop over a line get whole tables and a row, and slice them themselves: slices handed on from
+# the caller would cost more than the loops (reference counts are atomic).
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _load(samples, first, converter, row, tables, low, high, y):
+    """Corrected samples minus the empty line into ``y``, float32 (W,).
+
+    Return the right-hand side of the normal equations, the weighted sum of squares, and the samples on a rail
+    (their y is kept, see the caller).
+    """
+    width = y.shape[0]
+    x = samples[first : first + width]
+    scale, shift = tables[0][converter : converter + width], tables[1][converter : converter + width]
+    p, q, w = tables[2][row], tables[3][row], tables[4][row]
+    r0 = r1 = r2 = energy = on_rail = zero = np.float32(0.0)
+    one = np.float32(1.0)
+    for j in range(width):
+        value = np.float32(x[j])
+        d = value * scale[j] - shift[j] - p[j]
+        y[j] = d
+        wy = w[j] * d
+        r0 += wy
+        r1 += wy * p[j]
+        r2 += wy * q[j]
+        energy += wy * d
+        on_rail += one if (value <= low) | (value >= high) else zero
+    return (float(r0), float(r1), float(r2)), float(energy), int(on_rail)
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _sums(y, p, q, w, gram, right):
-    """Weighted normal equations of y = baseline + gain·p + slope·q over one line, all float32 (W,)."""
+def _marked_sums(y, row, tables, marked, mark, start, stop):
+    """Weighted normal equations of y = baseline + gain·p + slope·q over positions start … stop - 1
+    marked ``mark``, and Σ w·y².
+
+    y: float32 (W,), marked: uint8 (W,), 0 or 1. A cell is narrow: what a line holds without it follows from the sums
+    over the line and these.
+    """
+    y, marked = y[start:stop], marked[start:stop]
+    p, q, w = tables[2][row, start:stop], tables[3][row, start:stop], tables[4][row, start:stop]
     g00 = g01 = g02 = g11 = g12 = g22 = np.float32(0.0)
-    r0 = r1 = r2 = np.float32(0.0)
+    r0 = r1 = r2 = energy = zero = np.float32(0.0)
     for j in range(y.shape[0]):
-        wj, pj, qj = w[j], p[j], q[j]
+        wj, pj, qj = (w[j] if marked[j] == mark else zero), p[j], q[j]
         wp, wq, wy = wj * pj, wj * qj, wj * y[j]
         g00 += wj
         g01 += wp
@@ -62,188 +100,410 @@ def _sums(y, p, q, w, gram, right):
         r0 += wy
         r1 += wy * pj
         r2 += wy * qj
-    gram[0], gram[1], gram[2], gram[3], gram[4], gram[5] = g00, g01, g02, g11, g12, g22
-    right[0], right[1], right[2] = r0, r1, r2
+        energy += wy * y[j]
+    return (
+        (float(g00), float(g01), float(g02), float(g11), float(g12), float(g22)),
+        (float(r0), float(r1), float(r2)),
+        float(energy),
+    )
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _right_sums(y, p, q, w, right):
-    """The right-hand side of :func:`_sums` alone; the left-hand side of a whole line is known beforehand."""
-    r0 = r1 = r2 = np.float32(0.0)
-    for j in range(y.shape[0]):
-        wy = w[j] * y[j]
-        r0 += wy
-        r1 += wy * p[j]
-        r2 += wy * q[j]
-    right[0], right[1], right[2] = r0, r1, r2
-
-
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _residual(y, p, q, w, fit, out):
+def _residual(y, row, tables, fit, out):
     """Residual of the fit into ``out``; return the weighted sum of its squares."""
+    p, q, w = tables[2][row], tables[3][row], tables[4][row]
     b, g, c = np.float32(fit[0]), np.float32(fit[1]), np.float32(fit[2])
     total = np.float32(0.0)
     for j in range(y.shape[0]):
         r = y[j] - b - g * p[j] - c * q[j]
         out[j] = r
         total += w[j] * r * r
-    return total
+    return float(total)
 
 
 @njit(nogil=True, cache=True)
-def _load(samples, first, converter, scale, shift, p, low, high, y):
-    """Corrected samples minus the empty line; return how many lie on a rail (their y is kept, see the caller)."""
-    width = y.shape[0]
-    x = samples[first : first + width]
-    a = scale[converter : converter + width]
-    o = shift[converter : converter + width]
-    lowest, highest = x[0], x[0]
-    for j in range(width):
-        lowest = min(lowest, x[j])
-        highest = max(highest, x[j])
-    for j in range(width):
-        y[j] = x[j] * a[j] - o[j] - p[j]
-    if lowest > low and highest < high:
-        return 0
-    count = 0
-    for j in range(width):
-        if x[j] <= low or x[j] >= high:
-            count += 1
-    return count
+def _chi_square(energy, gram, right, b, c, d):
+    """Weighted sum of squared residuals of baseline b, gain change c and slope d, from the sums over the positions."""
+    linear = b * right[0] + c * right[1] + d * right[2]
+    squares = b * b * gram[0] + c * c * gram[3] + d * d * gram[5]
+    return energy - 2.0 * linear + squares + 2.0 * (b * c * gram[1] + b * d * gram[2] + c * d * gram[4])
+
+
+@njit(nogil=True, cache=True)
+def _row_of(grams, row):
+    return (grams[row, 0], grams[row, 1], grams[row, 2], grams[row, 3], grams[row, 4], grams[row, 5])
+
+
+@njit(nogil=True, cache=True)
+def _less(a, b):
+    """Normal equations without a part of them."""
+    return (a[0] - b[0], a[1] - b[1], a[2] - b[2], a[3] - b[3], a[4] - b[4], a[5] - b[5])
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _misfit(y, p, q, w, fit, delay_slack, gain_slack, out):
-    """Squared residuals in noise variances, less what a small error of delay or gain would explain; float32 (W,)."""
-    b, g, c = np.float32(fit[0]), np.float32(fit[1]), np.float32(fit[2])
+def _mark_misfits(y, row, tables, start, stop, b, g, c, delay_slack, gain_slack, limit, marked):
+    """Mark squared residuals beyond ``limit`` noise variances, less what a small error of delay or gain would explain.
+
+    marked: uint8 (W,), set to 0 or 1 in start … stop - 1. Return the first and the last marked position there, the
+    last before the first where there is none.
+    """
+    y, marked = y[start:stop], marked[start:stop]
+    p, q, w = tables[2][row, start:stop], tables[3][row, start:stop], tables[4][row, start:stop]
     zero = np.float32(0.0)
+    none = np.int32(y.shape[0])
+    first, last = none, np.int32(-1)
     for j in range(y.shape[0]):
         r = abs(y[j] - b - g * p[j] - c * q[j]) - delay_slack * abs(q[j]) - gain_slack * abs(p[j])
         r = max(r, zero)
-        out[j] = r * r * w[j]
+        bad = r * r * w[j] > limit
+        marked[j] = np.uint8(bad)
+        first = min(first, np.int32(j) if bad else none)
+        last = max(last, np.int32(j) if bad else np.int32(-1))
+    return start + int(first), start + int(last)
 
 
 @njit(nogil=True, cache=True)
-def _mask(misfit, limit, reach, w, out):
-    """Weights ``w`` without the positions of large misfit and ``reach`` neighbours on either side."""
-    width = w.shape[0]
-    left = 0
-    for j in range(width):
-        left = reach + 1 if misfit[j] > limit else left - 1
-        out[j] = np.float32(0.0) if left > 0 else w[j]
-    left = 0
-    for j in range(width - 1, -1, -1):
-        left = reach + 1 if misfit[j] > limit else left - 1
-        if left > 0:
-            out[j] = 0.0
+def _widen(marked, first, last, reach, out):
+    """Marks, all in first … last, with ``reach`` neighbours on either side into ``out``, both uint8 (W,).
+
+    Return the span they lie in (first, end); nothing outside of it is written.
+    """
+    if last < first:
+        return 0, 0
+    start, stop = max(0, first - reach), min(marked.shape[0], last + 1 + reach)
+    left, whole = 0, 2 * reach + 1
+    for j in range(first, last + 1):
+        left = whole if marked[j] else left - 1
+        if j >= reach:
+            out[j - reach] = left > 0
+    for j in range(last + 1 - reach, stop):
+        left -= 1
+        if j >= 0:
+            out[j] = left > 0
+    return start, stop
 
 
 @njit(nogil=True, cache=True)
-def _fit_robust(x, y, p, q, w, dark, reach, low, high, priors, slope_start, off_rail, masked_w, residual, fit):
+def _clear(marked, start, stop):
+    marked = marked[start:stop]
+    for j in range(marked.shape[0]):
+        marked[j] = 0
+
+
+@njit(nogil=True, cache=True)
+def _some_median(y, row, tables, first, most, room):
+    """Median of some ``most`` samples with weight, spread over a line from ``first`` on; NaN of fewer than five.
+
+    room: float32, for twice as many.
+    """
+    w = tables[4][row]
+    count = 0
+    for j in range(first, y.shape[0], max(1, (y.shape[0] - first) // most)):
+        if w[j] > 0:
+            value, at = y[j], count
+            while at > 0 and room[at - 1] > value:
+                room[at] = room[at - 1]
+                at -= 1
+            room[at] = value
+            count += 1
+    if count < 5:
+        return np.float32(np.nan)
+    return np.float32(0.5) * (room[(count - 1) // 2] + room[count // 2])
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _mean_about(y, row, tables, first, centre):
+    """Mean of a line from ``first`` on, samples counted as no more than two standard deviations off ``centre``."""
+    y, w = y[first:], tables[4][row, first:]
+    total = weight = count = zero = np.float32(0.0)
+    one, two = np.float32(1.0), np.float32(2.0)
+    for j in range(y.shape[0]):
+        weight += w[j]
+        count += one if w[j] > zero else zero
+    spread = two * np.sqrt(count / weight)
+    for j in range(y.shape[0]):
+        total += w[j] * min(max(y[j] - centre, -spread), spread)
+    return float(centre + total / weight)
+
+
+@njit(nogil=True, cache=True)
+def _mark_rail(samples, first, low, high, found, rail):
+    """Mark samples on a rail, and take them off what was found: they are not known to differ."""
+    for j in range(rail.shape[0]):
+        rail[j] = (samples[first + j] <= low) | (samples[first + j] >= high)
+        found[j] &= 1 - rail[j]
+
+
+@njit(nogil=True, cache=True)
+def _fit_robust(
+    samples,
+    first,
+    y,
+    row,
+    tables,
+    low,
+    high,
+    priors,
+    slope_start,
+    right,
+    on_rail,
+    residual,
+    found,
+    marked,
+    rail,
+    judge,
+    fit,
+):
     """Fit baseline, gain and delay on the empty positions of a line that holds something else too.
 
-    Positions far from the empty line, ``reach`` neighbours on either side and samples ``x`` on a rail get no weight.
+    Positions far from the empty line, some neighbours on either side and samples on a rail get no weight.
     The fit starts from the predicted clock, nominal gain and the dark baseline, and tightens its tolerance in steps.
-    Return (variance of the slope coefficient, share of the line's timing information that was left, chi-square of the
-    positions with weight, scaled to a whole line); fit[4] is the light missing from the others [codes·samples].
-    Residuals of all positions are left in ``residual``.
+    right: sums over the whole line; residual: float32 (W,), room; found, marked, rail: uint8 (W,); the positions
+    without weight are left ``marked``.
+    Return (variance of the slope coefficient, share of the line's timing information that was left, that of its
+    light).
     """
     width = y.shape[0]
-    gram = np.empty(6)
-    right = np.empty(3)
-    full_information = 0.0
-    dark_positions = 0
-    for j in range(width):
-        off_rail[j] = np.float32(0.0) if x[j] <= low or x[j] >= high else w[j]
-        full_information += off_rail[j] * q[j] * q[j]
-        dark_positions += dark[j]
+    grams, dark_first, reach = tables[6], tables[5][row], tables[7]
+    gram = _row_of(grams, row)
+    _clear(marked, 0, width)
+    full_light, full_information = gram[3], gram[5]
+    if on_rail > 0:
+        _mark_rail(samples, first, low, high, found, rail)
+        lost, _, _ = _marked_sums(y, row, tables, rail, 1, 0, width)
+        full_light -= lost[3]
+        full_information -= lost[5]
     fit[0], fit[1], fit[2] = 0.0, 0.0, slope_start
-    # some dozen dark samples tell where to start
-    step = max(1, dark_positions // 32)
-    n_dark, seen = 0, 0
-    for j in range(width):
-        if dark[j] and w[j] > 0:
-            if seen % step == 0:
-                residual[n_dark] = y[j]
-                n_dark += 1
-            seen += 1
-    if n_dark > 4:
-        fit[0] = np.median(residual[:n_dark])
-    variance = np.inf
-    for step in range(4):
+    middle = _some_median(y, row, tables, dark_first, 32 if judge else 10, residual)
+    dark = middle == middle
+    lit = width
+    if dark:
+        fit[0] = middle
+    if dark and not judge:
+        # in the dark neither delay nor gain matter: for an image one look is enough
+        lit = min(width, (dark_first + _VECTOR - 1) // _VECTOR * _VECTOR)
+        fit[0] = _mean_about(y, row, tables, dark_first, middle)
+    dark_start, dark_last = width, -1
+    variance, left, start, stop = np.inf, gram, 0, 0
+    limit = np.float32(12.0)
+    step = 0
+    while step < 4:
         delay_slack = np.float32((0.25, 0.1, 0.04, 0.02)[step])
         gain_slack = np.float32((0.06, 0.03, 0.015, 0.01)[step])
-        _misfit(y, p, q, off_rail, fit, delay_slack, gain_slack, residual)
-        _mask(residual, np.float32(12.0), reach, off_rail, masked_w)
-        _sums(y, p, q, masked_w, gram, right)
+        b, g, c = np.float32(fit[0]), np.float32(fit[1]), np.float32(fit[2])
+        begin, last = _mark_misfits(y, row, tables, 0, lit, b, g, c, delay_slack, gain_slack, limit, found)
+        if step == 0 and lit < width:
+            dark_start, dark_last = _mark_misfits(
+                y, row, tables, lit, width, b, g, c, delay_slack, gain_slack, limit, found
+            )
+        if dark_last >= dark_start:
+            begin, last = min(begin, dark_start), dark_last
+        _clear(marked, start, stop)
+        if on_rail > 0:
+            _mark_rail(samples, first, low, high, found, rail)
+        start, stop = _widen(found, begin, last, reach, marked)
+        if on_rail > 0:
+            start, stop = 0, width
+            for j in range(width):
+                marked[j] |= rail[j]
+        if 2 * (stop - start) > width:  # too little is left to be found as a difference
+            left, kept, _ = _marked_sums(y, row, tables, marked, 0, 0, width)
+        else:
+            # whole vectors cost less than a loop's remainder
+            end = min(width, start + (stop - start + _VECTOR - 1) // _VECTOR * _VECTOR)
+            lost, moved, _ = _marked_sums(y, row, tables, marked, 1, start, end)
+            left = _less(gram, lost)
+            kept = (right[0] - moved[0], right[1] - moved[1], right[2] - moved[2])
         # the prior of the slope coefficient is centred on the predicted clock, not on zero
-        right[2] += priors[1] * slope_start
-        variance = _solve(gram, right, priors[0], priors[1], fit)
+        kept = (kept[0], kept[1], kept[2] + priors[1] * slope_start)
+        fit[0], fit[1], fit[2], fit[3], variance = _solve(left, kept, priors[0], priors[1])
+        # a fit that moved by less than the last tolerance is ready for it; a clock that is still being found is not
+        settled = abs(fit[1] - g) < 0.01 and abs(fit[2] - c) < 0.02 * abs(1.0 + fit[1])
+        step = 3 if step < 3 and settled and not judge else step + 1
+    share, light = left[5] / max(full_information, 1e-30), left[3] / max(full_light, 1e-30)
     if fit[1] * fit[1] * priors[0] > 36.0:
         # no pulse is that bright or dim: what was taken for the empty line is a cell, and nothing empty is left
-        b = 0.0
-        if n_dark > 4:
-            for j in range(width):
-                masked_w[j] = masked_w[j] if dark[j] else 0.0
-            _sums(y, p, q, masked_w, gram, right)
-            b = right[0] / max(gram[0], 1e-9)
-        fit[0], fit[1], fit[2], fit[3] = b, 0.0, slope_start, 1e6
-        masked_w[:] = 0.0
-        variance = 1e6
-    chi2 = float(_residual(y, p, q, w, fit, residual))
-    information, light, full_light, missing, used_chi2 = 0.0, 0.0, 0.0, 0.0, 0.0
-    used, weighted = 0, 0
-    for j in range(width):
-        if masked_w[j] > 0:
-            information += masked_w[j] * q[j] * q[j]
-            light += masked_w[j] * p[j] * p[j]
-            used_chi2 += masked_w[j] * residual[j] * residual[j]
-            used += 1
-        elif off_rail[j] > 0:
-            missing -= residual[j]
-        full_light += off_rail[j] * p[j] * p[j]
-        weighted += w[j] > 0
-    fit[4] = missing
-    share = information / max(full_information, 1e-30)
+        total, weight = 0.0, 1e-9
+        if dark:
+            for j in range(dark_first, width):
+                if marked[j] == 0:
+                    total += tables[4][row, j] * y[j]
+                    weight += tables[4][row, j]
+        fit[0], fit[1], fit[2], fit[3] = total / weight, 0.0, slope_start, 1e6
+        marked[:] = 1
+        variance, share, light = 1e6, 0.0, 0.0
+    return variance, max(share, 0.0), max(light, 0.0)
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _judge(y, row, tables, fit, marked, rail, out):
+    """Residual of a robust fit into ``out``, 0 on a rail, float32 (W,); marked, rail: uint8 (W,).
+
+    Return the weighted sum of its squares, over all and over what was not marked; how many positions have weight, in
+    all and unmarked; and the light missing from the marked ones with weight, less those on a rail.
+    """
+    p, q, w = tables[2][row], tables[3][row], tables[4][row]
+    b, g, c = np.float32(fit[0]), np.float32(fit[1]), np.float32(fit[2])
+    one = np.float32(1.0)
+    total = kept = weighted = used = missing = zero = np.float32(0.0)
+    for j in range(y.shape[0]):
+        r = y[j] - b - g * p[j] - c * q[j]
+        square = w[j] * r * r
+        here, free = one if w[j] > zero else zero, one - np.float32(marked[j])
+        r = r * (one - np.float32(rail[j]))
+        out[j] = r
+        total += square
+        kept += free * square
+        weighted += here
+        used += free * here
+        missing -= (one - free) * here * r
+    return float(total), float(kept), float(weighted), float(used), float(missing)
+
+
+@njit(nogil=True, cache=True)
+def _fit_line(
+    samples, first, converter, epsilon, row, tables, limits, priors, chi2_limit, judge, y, residual, found, marked,
+    rail, fit,
+):  # fmt: skip
+    """:func:`fit_line` with its room apart: y, residual float32 (W,); found, marked, rail uint8 (W,).
+
+    Unless asked to ``judge``, chi-square, missing light and residuals are left out.
+    """
+    low, high = np.float32(limits[0]), np.float32(limits[1])
+    right, energy, on_rail = _load(samples, first, converter, row, tables, low, high, y)
+    fit[4] = 0.0
+    if on_rail == 0:
+        pulled = (right[0], right[1], right[2] + priors[1] * epsilon)
+        gram = _row_of(tables[6], row)
+        b, c, d, fit[3], variance = _solve(gram, pulled, priors[0], priors[1])
+        fit[0], fit[1], fit[2] = b, c, d
+        chi2 = _chi_square(energy, gram, right, b, c, d)
+        # no pulse is that bright or dim, however well a line without one is explained
+        if chi2 < chi2_limit and c * c * priors[0] < 64.0:
+            return variance, 1.0, _residual(y, row, tables, fit, residual) if judge else np.nan, on_rail
+    variance, share, light = _fit_robust(
+        samples,
+        first,
+        y,
+        row,
+        tables,
+        low,
+        high,
+        priors,
+        epsilon,
+        right,
+        on_rail,
+        residual,
+        found,
+        marked,
+        rail,
+        judge,
+        fit,
+    )
+    if not judge:
+        return variance, share, np.nan, on_rail
+    if on_rail == 0:
+        _clear(rail, 0, rail.shape[0])
+    # what is on a rail is not known to differ from the empty line
+    chi2, kept_chi2, weighted, used, fit[4] = _judge(y, row, tables, fit, marked, rail, residual)
     if used > 0:  # a line of which little light is left to fit may be something else altogether
-        lit_share = min(share, light / max(full_light, 1e-30))
-        chi2 = min(chi2, used_chi2 * weighted / used / max(lit_share * lit_share, 1e-6))
-    return variance, share, chi2
+        lit_share = min(share, light)
+        chi2 = min(chi2, kept_chi2 * weighted / used / max(lit_share * lit_share, 1e-6))
+    return variance, share, chi2, on_rail
 
 
 @njit(nogil=True, cache=True)
 def fit_line(samples, first, converter, epsilon, row, tables, limits, priors, chi2_limit, work, fit):
     """Fit one line: y = baseline + gain change·p + slope·q, robustly where the plain fit does not explain it.
 
-    tables = (scale, shift, p, q, w, dark, gram, reach); priors = (1/var of gain change, 1/var of
+    tables = (scale, shift, p, q, w, dark_first, gram, reach); priors = (1/var of gain change, 1/var of
     delay) [1, 1/samples²]; work: float32 (4, W), fit: float64 (5,). Residuals of all positions are left in work[1].
-    Return (variance of slope, information share, chi-square of what was fitted, samples on a rail).
+    Return (variance of slope, information share, chi-square of what was fitted, samples on a rail); fit[3] is the
+    variance of the gain, fit[4] the light missing from the positions without weight [codes·samples].
     """
-    scale, shift, profiles, slopes, weights, darks, grams, reach = tables
-    p, q, w = profiles[row], slopes[row], weights[row]
-    y, residual, masked_w = work[0], work[1], work[2]
-    on_rail = _load(samples, first, converter, scale, shift, p, limits[0], limits[1], y)
-    fit[4] = 0.0
-    right = np.empty(3)
-    variance, share, chi2 = 0.0, 1.0, 0.0
-    clean = False
-    if on_rail == 0:
-        _right_sums(y, p, q, w, right)
-        right[2] += priors[1] * epsilon
-        variance = _solve(grams[row], right, priors[0], priors[1], fit)
-        chi2 = _residual(y, p, q, w, fit, residual)
-        # no pulse is that bright or dim, however well a line without one is explained
-        clean = chi2 < chi2_limit and fit[1] * fit[1] * priors[0] < 64.0
-    if not clean:
-        variance, share, chi2 = _fit_robust(
-            samples[first : first + y.shape[0]], y, p, q, w, darks[row], reach, limits[0], limits[1], priors, epsilon,
-            work[3], masked_w, residual, fit,
+    width = work.shape[1]
+    marks = work[3].view(np.uint8)
+    return _fit_line(
+        samples, first, converter, epsilon, row, tables, limits, priors, chi2_limit, True, work[0], work[1],
+        marks[:width], marks[width : 2 * width], marks[2 * width : 3 * width], fit,
+    )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def _place(start, phases):
+    """First sample of a line, the row of the tables for it, and how far its phase is from the row's [samples]."""
+    first = math.ceil(start)
+    tau = first - start
+    row = int(tau * phases + 0.5)
+    return first, row, tau - row / phases
+
+
+@njit(nogil=True, cache=True)
+def _write_fit(epsilon, fit, variance, share, chi2, on_rail, out, n):
+    gain = max(1.0 + fit[1], 0.05)
+    out[n, 0] = epsilon - fit[2] / gain
+    # what a cell leaves visible of a line is seldom quite empty: trust it less than its noise says
+    out[n, 1] = variance / (gain * gain * max(share * share, 1e-6))
+    out[n, 2] = share
+    out[n, 3] = fit[0]
+    out[n, 4] = 1.0 + fit[1]
+    out[n, 5] = chi2
+    out[n, 6] = on_rail
+    out[n, 7] = fit[3]
+    out[n, 8] = fit[4]
+
+
+@njit(nogil=True, cache=True)
+def _fit_beside(
+    samples, first, converter, epsilon, row, tables, limits, priors, chi2_limit, begin, end, y, ones, fit
+):  # fmt: skip
+    """Plain least squares on the positions of a line outside begin … end - 1, for a line known to be empty there.
+
+    Return (whether it is: nothing on a rail, and chi-square as of an empty line; variance of the slope; information
+    share).
+    """
+    width = y.shape[0]
+    low, high = np.float32(limits[0]), np.float32(limits[1])
+    right, energy, on_rail = _load(samples, first, converter, row, tables, low, high, y)
+    lost, moved, lost_energy = _marked_sums(y, row, tables, ones, 1, begin, end)
+    left = _less(_row_of(tables[6], row), lost)
+    kept = (right[0] - moved[0], right[1] - moved[1], right[2] - moved[2])
+    b, c, d, fit[3], variance = _solve(left, (kept[0], kept[1], kept[2] + priors[1] * epsilon), priors[0], priors[1])
+    fit[0], fit[1], fit[2], fit[4] = b, c, d, 0.0
+    chi2 = _chi_square(energy - lost_energy, left, kept, b, c, d)
+    explained = chi2 * width < chi2_limit * (width - (end - begin)) and c * c * priors[0] < 36.0
+    return on_rail == 0 and explained, variance, max(left[5] / max(tables[6][row, 5], 1e-30), 0.0)
+
+
+@njit(nogil=True, cache=True)
+def _fit_lines(samples, origin, starts, tables, limits, priors, chi2_limit, judge, window, out):
+    phases, width = tables[2].shape[0] - 1, tables[2].shape[1]
+    y, residual = np.empty(width, np.float32), np.empty(width, np.float32)
+    found, marked, rail = np.empty(width, np.uint8), np.empty(width, np.uint8), np.empty(width, np.uint8)
+    ones = np.ones(width, np.uint8)
+    fit = np.empty(5)
+    for n in range(starts.shape[0]):
+        first, row, epsilon = _place(starts[n], phases)
+        position = first - origin
+        if position < 0 or position + width > samples.shape[0]:
+            out[n, :] = 0.0
+            out[n, 1] = np.inf
+            continue
+        if window[1] > window[0]:
+            begin = min(max(math.ceil(starts[n] + window[0]) - first, 0), width)
+            end = min(max(math.floor(starts[n] + window[1]) - first + 1, begin), width)
+            empty, variance, share = _fit_beside(
+                samples, position, first % CONVERTERS, epsilon, row, tables, limits, priors, chi2_limit, begin, end, y,
+                ones, fit,
+            )  # fmt: skip
+            if empty:
+                _write_fit(epsilon, fit, variance, share, np.nan, 0, out, n)
+                continue
+        variance, share, chi2, on_rail = _fit_line(
+            samples, position, first % CONVERTERS, epsilon, row, tables, limits, priors, chi2_limit, judge, y, residual,
+            found, marked, rail, fit,
         )  # fmt: skip
-        if on_rail > 0:  # what is on a rail is not known to differ from the empty line
-            for j in range(y.shape[0]):
-                if samples[first + j] <= limits[0] or samples[first + j] >= limits[1]:
-                    residual[j] = 0.0
-    return variance, share, chi2, on_rail
+        _write_fit(epsilon, fit, variance, share, chi2, on_rail, out, n)
 
 
 @njit(nogil=True, cache=True)
@@ -255,34 +515,17 @@ def fit_lines(samples, origin, starts, tables, limits, priors, chi2_limit, out):
     gain, chi-square of what was fitted, samples on a rail, variance of the gain, light missing [codes·samples]. Lines
     not wholly in ``samples`` get variance inf.
     """
-    profiles = tables[2]
-    phases, width = profiles.shape[0] - 1, profiles.shape[1]
-    work = np.empty((4, width), dtype=np.float32)
-    fit = np.empty(5)
-    for n in range(starts.shape[0]):
-        first = math.ceil(starts[n])
-        tau = first - starts[n]
-        row = int(tau * phases + 0.5)
-        epsilon = tau - row / phases
-        position = first - origin
-        out[n, :] = 0.0
-        if position < 0 or position + width > samples.shape[0]:
-            out[n, 1] = np.inf
-            continue
-        variance, share, chi2, on_rail = fit_line(
-            samples, position, first % CONVERTERS, epsilon, row, tables, limits, priors, chi2_limit, work, fit
-        )
-        gain = max(1.0 + fit[1], 0.05)
-        out[n, 0] = epsilon - fit[2] / gain
-        # what a cell leaves visible of a line is seldom quite empty: trust it less than its noise says
-        out[n, 1] = variance / (gain * gain * max(share * share, 1e-6))
-        out[n, 2] = share
-        out[n, 3] = fit[0]
-        out[n, 4] = 1.0 + fit[1]
-        out[n, 5] = chi2
-        out[n, 6] = on_rail
-        out[n, 7] = fit[3]
-        out[n, 8] = fit[4]
+    _fit_lines(samples, origin, starts, tables, limits, priors, chi2_limit, True, (0.0, 0.0), out)
+
+
+@njit(nogil=True, cache=True)
+def register_lines(samples, origin, starts, tables, limits, priors, chi2_limit, window, out):
+    """:func:`fit_lines` for an image: chi-square and missing light are left out (NaN or 0).
+
+    window: (first, last) position [samples] between which something is known to lie. Lines that are empty elsewhere are
+    fitted there, by plain least squares; the others, and all where the window is empty, (0.0, 0.0), robustly.
+    """
+    _fit_lines(samples, origin, starts, tables, limits, priors, chi2_limit, False, window, out)
 
 
 @njit(nogil=True, cache=True)
@@ -506,70 +749,284 @@ def count_on_rail(samples, low, high):
     return count
 
 
-@njit(nogil=True, cache=True)
-def grid_lines(
-    samples, origin, starts, fits, inverse_gain, offset, low, high, light, variance, usable, table_start,
-    steps_per_sample, line_of_row, tau_of_column, sigma_lines, sigma_samples, reach_lines, reach_samples,
-    numerator, weight, square,
+# Slices are taken in the functions that loop over them: handing them on would cost more than the loops (reference
+# counts are atomic).
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _signal_and_power(
+    samples, position, scale, shift, converter, light, row, at, u, baseline, inverse_gain, low, high, begin, end,
+    signal, power,
 ):  # fmt: skip
-    """Spread the samples of lines over an image, each at its true place, by weighted least squares per pixel.
+    """p·y/v and p²/v of a line's samples, y without baseline and of unit gain; 0 on a rail and outside begin … end - 1.
+
+    signal, power: float32 (n,). Light p and p/v lie ``u`` of the way from row ``row`` of ``light`` to the next.
+    """
+    zero = np.float32(0.0)
+    n = end - begin
+    x = samples[position : position + n]
+    a, o = scale[converter : converter + n], shift[converter : converter + n]
+    p0, p1, w0, w1 = (
+        light[row, 0, at : at + n],
+        light[row, 1, at : at + n],
+        light[row, 2, at : at + n],
+        light[row, 3, at : at + n],
+    )
+    s, t = signal[begin:end], power[begin:end]
+    for j in range(begin):
+        signal[j] = zero
+        power[j] = zero
+    for j in range(n):
+        value = np.float32(x[j])
+        p = p0[j] + u * p1[j]
+        w = w0[j] + u * w1[j]
+        w = zero if (value <= low) | (value >= high) else w
+        s[j] = w * (value * a[j] - o[j] - baseline) * inverse_gain
+        t[j] = w * p
+    for j in range(end, signal.shape[0]):
+        signal[j] = zero
+        power[j] = zero
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _convolve_four(signal, power, first, h0, h1, h2, h3, ring, slot, phase, across, length):
+    """Add four taps of the kernel, of neighbouring samples, to one phase of a line's columns; all float32."""
+    k = phase * across
+    numerator, weight = ring[slot, k : k + across], ring[slot, length + k : length + k + across]
+    square = ring[slot, 2 * length + k : 2 * length + k + across]
+    s0, s1, s2, s3 = signal[first:], signal[first + 1 :], signal[first + 2 :], signal[first + 3 :]
+    w0, w1, w2, w3 = power[first:], power[first + 1 :], power[first + 2 :], power[first + 3 :]
+    for i in range(across):
+        numerator[i] += h0 * s0[i] + h1 * s1[i] + h2 * s2[i] + h3 * s3[i]
+    for i in range(across):
+        a, b, c, d = h0 * w0[i], h1 * w1[i], h2 * w2[i], h3 * w3[i]
+        weight[i] += a + b + c + d
+        square[i] += h0 * a + h1 * b + h2 * c + h3 * d
+
+
+@njit(nogil=True, cache=True)
+def _gaussian_taps(first, step, count, taps):
+    """exp(-x²/2) at ``count`` places x = first, first + step, … into ``taps``; each follows from the last two."""
+    h = math.exp(-0.5 * first * first)
+    ratio = math.exp(-step * (first + 0.5 * step))
+    bend = math.exp(-step * step)
+    for i in range(count):
+        taps[i] = h
+        h *= ratio
+        ratio *= bend
+
+
+@njit(nogil=True, cache=True)
+def _spread(signal, power, place, step, sigma, reach, taps, ring, slot, columns):
+    """Add each sample to the columns that its kernel reaches; for a grid whose columns are no whole share of a sample.
+
+    ``place`` of the first sample, ``step`` to the next, ``sigma`` and ``reach`` in columns.
+    """
+    for j in range(signal.shape[0]):
+        if power[j] == 0:
+            continue
+        here = place + j * step
+        first, last = max(0, math.ceil(here - reach)), min(columns - 1, math.floor(here + reach))
+        _gaussian_taps((first - here) / sigma, 1.0 / sigma, last + 1 - first, taps)
+        for i in range(last + 1 - first):
+            ring[slot, first + i] += taps[i] * signal[j]
+            ring[slot, columns + first + i] += taps[i] * power[j]
+            ring[slot, 2 * columns + first + i] += taps[i] * taps[i] * power[j]
+
+
+@njit(nogil=True, cache=True)
+def _grid_line(
+    samples, origin, start, baseline, gain, tables, limits, first_tau, columns_per_sample, sigma, phases, signal, power,
+    taps, ring, slot,
+):  # fmt: skip
+    """Spread a line's samples along the line: numerator, weight and square of its columns into ``ring[slot]``.
+
+    ring: float32 (lines, 3·P·Q). Where P = ``phases`` columns make a sample, column P·i + r lies at r·Q + i: all
+    samples of the line then meet the columns of a phase alike, and gridding is one short convolution per phase,
+    contiguous in memory. signal, power: float32 (samples that reach the image); taps: float32, room for the kernel.
+    """
+    scale, shift, light = tables[0], tables[1], tables[2]
+    width = signal.shape[0]
+    length = ring.shape[1] // 3
+    reach = _KERNEL_REACH * sigma
+    for i in range(ring.shape[1]):
+        ring[slot, i] = np.float32(0.0)
+    first = math.ceil(start + first_tau - reach)
+    first_lit = math.ceil(start)
+    begin = max(0, max(first_lit, origin) - first)
+    end = min(width, min(first_lit + light.shape[2], origin + samples.shape[0]) - first)
+    if end <= begin:
+        return
+    steps = light.shape[0]
+    place = (first_lit - start) * steps
+    row = min(int(place), steps - 1)
+    _signal_and_power(
+        samples, first + begin - origin, scale, shift, (first + begin) % CONVERTERS, light, row,
+        first + begin - first_lit, np.float32(place - row), np.float32(baseline), np.float32(1.0 / gain),
+        np.float32(limits[0]), np.float32(limits[1]), begin, end, signal, power,
+    )  # fmt: skip
+    # columns, counted from the image's first, that the first sample reaches
+    here, reach = (first - start - first_tau) * columns_per_sample, reach * columns_per_sample
+    sigma = sigma * columns_per_sample
+    if phases == 1 and columns_per_sample != 1.0:
+        _spread(signal, power, here, columns_per_sample, sigma, reach, taps, ring, slot, length)
+        return
+    lowest, highest = math.ceil(here - reach), math.floor(here + reach)
+    _gaussian_taps((lowest - here) / sigma, 1.0 / sigma, highest + 1 - lowest, taps)
+    zero = np.float32(0.0)
+    for r in range(phases):
+        # column r of a sample is reached from ``before`` samples further on, by tap r - phases·before
+        before = max(0, math.ceil((r - highest) / phases))
+        tap = r - phases * before - lowest
+        while tap >= 0:
+            h1 = taps[tap - phases] if tap >= phases else zero
+            h2 = taps[tap - 2 * phases] if tap >= 2 * phases else zero
+            h3 = taps[tap - 3 * phases] if tap >= 3 * phases else zero
+            _convolve_four(
+                signal, power, before, taps[tap], h1, h2, h3, ring, slot, r, length // phases, length
+            )  # fmt: skip
+            before += 4
+            tap -= 4 * phases
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _add_four_lines(ring, i0, i1, i2, i3, h0, h1, h2, h3, total):
+    """Add four lines of ``ring`` to a row; the last third, squares, with the squares of their weights; all float32."""
+    split = total.shape[0] // 3 * 2
+    a, b, c, d = ring[i0], ring[i1], ring[i2], ring[i3]
+    for i in range(split):
+        total[i] += h0 * a[i] + h1 * b[i] + h2 * c[i] + h3 * d[i]
+    a, b, c, d, total = a[split:], b[split:], c[split:], d[split:], total[split:]
+    h0, h1, h2, h3 = h0 * h0, h1 * h1, h2 * h2, h3 * h3
+    for i in range(total.shape[0]):
+        total[i] += h0 * a[i] + h1 * b[i] + h2 * c[i] + h3 * d[i]
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def _divide(total, core, floor, image, spread):
+    """Transmission and its standard deviation where enough is known, else NaN and inf; all float32 (n,), core uint8."""
+    n = core.shape[0]
+    numerator, weight, square = total[:n], total[n : 2 * n], total[2 * n :]
+    nothing, never = np.float32(np.nan), np.float32(np.inf)
+    one, tiny = np.float32(1.0), np.float32(1e-30)
+    for i in range(n):
+        known = (weight[i] > floor) & (core[i] > 0)
+        inverse = one / max(weight[i], tiny)
+        image[i] = numerator[i] * inverse if known else nothing
+        spread[i] = np.sqrt(square[i]) * inverse if known else never
+
+
+@njit(nogil=True, cache=True)
+def _interleave(phased, phases, image, row):
+    """Columns in order into ``image[row]``, from phase-major ones; the usual two phases apart, for the compiler."""
+    out = image[row]
+    across, columns = phased.shape[0] // phases, out.shape[0]
+    if phases == 2:
+        even, odd = phased[:across], phased[across:]
+        for i in range(columns // 2):
+            out[2 * i] = even[i]
+            out[2 * i + 1] = odd[i]
+        if columns % 2:
+            out[columns - 1] = even[columns // 2]
+        return
+    for r in range(phases):
+        one, other = phased[r * across :], out[r:]
+        for i in range((columns - r + phases - 1) // phases):
+            other[i * phases] = one[i]
+
+
+@njit(nogil=True, cache=True)
+def _mark_known(image, known, row):
+    one, mark = image[row], known[row]
+    for q in range(one.shape[0]):
+        mark[q] = one[q] == one[q]
+
+
+@njit(nogil=True, cache=True)
+def grid_image(samples, origin, starts, fits, tables, limits, grid, transmission, std, known):
+    """Image of lines, each sample at its true place, by weighted least squares per pixel.
 
     Pixel value = numerator / weight estimates the transmission with Gaussian weights in line and position times the
-    light's squared signal to noise; square / weight² is its variance. starts: float64 (N,); fits: float64 (N, 9);
-    light, variance, usable: tables over τ from ``table_start`` on, ``steps_per_sample`` of them per sample.
-    line_of_row: float64 (R,) uniform, counted from starts[0]; tau_of_column: float64 (C,), uniform.
+    light's squared signal to noise; square / weight² is its variance. starts: float64 (N,); fits: float64 (N, 9) of
+    :func:`fit_lines`. tables = (scale, shift, light, variance, usable, peak), see line_fit.ImageTables; grid =
+    (line of row 0 counted from starts[0], lines per row, position of column 0, columns per sample, sigma in lines,
+    sigma in samples). transmission, std: float32, known: bool, all (rows, columns).
+    Lines are spread along the line once, and kept only as long as a row is in reach.
     """
-    rows, columns = numerator.shape
-    row_step = line_of_row[1] - line_of_row[0] if rows > 1 else 1.0
-    column_step = tau_of_column[1] - tau_of_column[0] if columns > 1 else 1.0
-    kernel_row = np.empty(rows)
-    line = np.empty((3, columns))  # what the line's samples add along the line; the rows are spread once a line
-    for n in range(starts.shape[0]):
-        if not np.isfinite(fits[n, 1]):
-            continue
-        start, baseline, gain = starts[n] + fits[n, 0], fits[n, 3], fits[n, 4]
-        row_first = max(0, math.ceil((n - reach_lines - line_of_row[0]) / row_step))
-        row_last = min(rows - 1, math.floor((n + reach_lines - line_of_row[0]) / row_step))
-        if row_last < row_first:
-            continue
-        for r in range(row_first, row_last + 1):
-            d = (line_of_row[r] - n) / sigma_lines
-            kernel_row[r] = math.exp(-0.5 * d * d)
-        line[:] = 0.0
-        touched_first, touched_last = columns, -1
-        first = math.ceil(start + tau_of_column[0] - reach_samples)
-        last = math.floor(start + tau_of_column[columns - 1] + reach_samples)
-        for k in range(max(first, origin), min(last, origin + samples.shape[0] - 1) + 1):
-            x = samples[k - origin]
-            if x <= low or x >= high:
-                continue
-            tau = k - start
-            place = (tau - table_start) * steps_per_sample
-            i = int(place)
-            if i < 0 or i + 1 >= light.shape[0] or not (usable[i] and usable[i + 1]):
-                continue
-            u = place - i
-            p = light[i] + u * (light[i + 1] - light[i])
-            v = variance[i] + u * (variance[i + 1] - variance[i])
-            c = k % inverse_gain.shape[0]
-            y = ((x - offset[c]) * inverse_gain[c] - baseline) / gain
-            column_first = max(0, math.ceil((tau - reach_samples - tau_of_column[0]) / column_step))
-            column_last = min(columns - 1, math.floor((tau + reach_samples - tau_of_column[0]) / column_step))
-            pv, ppv = p * y / v, p * p / v
-            for q in range(column_first, column_last + 1):
-                d = (tau_of_column[q] - tau) / sigma_samples
-                h = math.exp(-0.5 * d * d)
-                line[0, q] += h * pv
-                line[1, q] += h * ppv
-                line[2, q] += h * h * ppv
-            touched_first, touched_last = min(touched_first, column_first), max(touched_last, column_last)
-        for r in range(row_first, row_last + 1):
-            h = kernel_row[r]
-            hh = h * h
-            for q in range(touched_first, touched_last + 1):
-                numerator[r, q] += h * line[0, q]
-                weight[r, q] += h * line[1, q]
-                square[r, q] += hh * line[2, q]
+    first_row, row_step, first_tau, columns_per_sample, sigma_lines, sigma = grid
+    variance, usable, peak = tables[3], tables[4], tables[5]
+    rows, columns = transmission.shape
+    whole = int(columns_per_sample)
+    phases = whole if whole == columns_per_sample else 1
+    across = (columns + phases - 1) // phases
+    length = across * phases
+    reach, reach_lines = _KERNEL_REACH * sigma, _KERNEL_REACH * sigma_lines
+    width = int(length / columns_per_sample + 2.0 * reach) + 8
+    kept = int(2.0 * reach_lines) + 2
+    signal, power = np.empty(width, np.float32), np.empty(width, np.float32)
+    taps = np.empty(int(2.0 * reach * columns_per_sample) + 4, np.float32)
+    ring = np.empty((kept, 3 * length), np.float32)
+    slots, heights, usual = np.empty(kept + 4, np.int64), np.empty(kept + 4, np.float32), np.empty(kept + 4, np.float32)
+    total, phased, phased_std = (
+        np.empty(3 * length, np.float32),
+        np.empty(length, np.float32),
+        np.empty(length, np.float32),
+    )
+    # a pixel that only one side or the far tail of the kernel reaches is a guess, not a measurement
+    core = np.zeros(length, np.uint8)
+    fine = usable.shape[0] // variance.shape[0]
+    for q in range(columns):
+        tau = first_tau + q / columns_per_sample
+        good = True
+        for side in range(-1, 2):
+            i = math.floor((tau + side * sigma) * fine + 0.5)
+            good &= i >= 0 and i < usable.shape[0] and usable[i]
+        core[q % phases * across + q // phases] = good
+    noisiest = 0.0
+    last_tau = first_tau + (columns - 1) / columns_per_sample
+    for i in range(max(0, math.floor(first_tau - reach)), min(variance.shape[0], math.ceil(last_tau + reach) + 1)):
+        noisiest = max(noisiest, variance[i])
+    full = 2.0 * math.pi * sigma_lines * sigma * peak * peak / max(noisiest, 1e-30)
+    floor = np.float32(_LEAST_WEIGHT * full)
+    done = 0
+    for r in range(rows):
+        centre = first_row + r * row_step
+        first = max(0, math.ceil(centre - reach_lines))
+        last = min(starts.shape[0] - 1, math.floor(centre + reach_lines))
+        for n in range(max(done, first), last + 1):
+            if np.isfinite(fits[n, 1]):
+                _grid_line(
+                    samples, origin, starts[n] + fits[n, 0], fits[n, 3], fits[n, 4], tables, limits, first_tau,
+                    columns_per_sample, sigma, phases, signal, power, taps, ring, n % kept,
+                )  # fmt: skip
+        done = max(done, last + 1)
+        if last >= first:
+            _gaussian_taps((first - centre) / sigma_lines, 1.0 / sigma_lines, last + 1 - first, usual)
+        count = 0
+        for n in range(first, last + 1):
+            if np.isfinite(fits[n, 1]):
+                slots[count], heights[count] = n % kept, usual[n - first]
+                count += 1
+        total[:] = np.float32(0.0)
+        for k in range(count, count + 3):
+            slots[k], heights[k] = slots[0], np.float32(0.0)
+        for k in range(0, count, 4):
+            _add_four_lines(
+                ring, slots[k], slots[k + 1], slots[k + 2], slots[k + 3],
+                heights[k], heights[k + 1], heights[k + 2], heights[k + 3], total,
+            )  # fmt: skip
+        _divide(total, core, floor, phased, phased_std)
+        _interleave(phased, phases, transmission, r)
+        _interleave(phased_std, phases, std, r)
+        _mark_known(transmission, known, r)
+
+
+@njit(nogil=True, cache=True)
+def image_event(
+    samples, origin, starts, line_tables, limits, priors, chi2_limit, window, tables, grid, fits, transmission, std,
+    known,
+):  # fmt: skip
+    """Fit lines and make their image: :func:`register_lines` into ``fits``, then :func:`grid_image`."""
+    register_lines(samples, origin, starts, line_tables, limits, priors, chi2_limit, window, fits)
+    grid_image(samples, origin, starts, fits, tables, limits, grid, transmission, std, known)
 
 
 @njit(nogil=True, cache=True)
@@ -579,9 +1036,9 @@ def leave_one_line_out(
 ):  # fmt: skip
     """Squared error, in noise variances, of predicting samples from all lines but their own, per kernel size.
 
-    sigma_samples: float64 (A,), sigma_lines: float64 (B,); scores: float64 (A, B), sums; the tables are those of
-    :func:`grid_lines`. Every ``target_step``-th line is predicted, in it every
-    ``target_skip``-th sample. Return the number of samples predicted.
+    sigma_samples: float64 (A,), sigma_lines: float64 (B,); scores: float64 (A, B), sums; light, variance, usable:
+    tables over τ from ``table_start`` on, ``steps_per_sample`` of them per sample. Every ``target_step``-th
+    line is predicted, in it every ``target_skip``-th sample. Return the number of samples predicted.
     """
     lines = starts.shape[0]
     a_count, b_count = scores.shape
@@ -644,7 +1101,7 @@ def leave_one_line_out(
 # The state of a tracking clock, float64 (10,): start of the line that was measured last [samples], period, variance of
 # the start, covariance, variance of the period; scale of the wander; slow means of pulse energy and baseline; lines
 # counted since the state was set; bursts missed in a row.
-START, PERIOD, VARIANCE, COVARIANCE, PERIOD_VARIANCE, WALK_SCALE, GAIN, BASELINE, LINES, MISSES = range(10)
+START, PERIOD, VARIANCE, COVARIANCE, PERIOD_VARIANCE, WALK_SCALE, GAIN, BASELINE, LINES, SINCE = range(10)
 
 
 @njit(nogil=True, cache=True)
@@ -668,6 +1125,7 @@ def predict_start(state, lines, rules):
     state[PERIOD_VARIANCE] += walk * rules[3]
     state[START] += lines * state[PERIOD]
     state[LINES] += lines
+    state[SINCE] += lines
 
 
 @njit(nogil=True, cache=True)
@@ -707,7 +1165,9 @@ def measure_burst(samples, turn, state, tables, limits, priors, chi2_limit, rule
             gains[clear], baselines[clear] = fits[n, 4], fits[n, 3]
             clear += 1
     if clear >= lines // 2:
-        state[GAIN] += (np.median(gains[:clear]) - state[GAIN]) / rules[7]
+        change = np.median(gains[:clear]) - state[GAIN]
+        # more than the scatter of pulses explains: a jump, which is followed at once
+        state[GAIN] += change if change * change * priors[0] > 0.5 else change / rules[7]
         state[BASELINE] += (np.median(baselines[:clear]) - state[BASELINE]) / rules[7]
     return True
 
@@ -733,31 +1193,54 @@ def follow_bursts(samples, turn, state, tables, limits, priors, chi2_limit, rule
 
     rules = (variance of the predicted start up to which a burst may wait [samples²], most lines between bursts, least
     wander of start and period per such an interval, furthest a burst may be off [samples], least share of lines that
-    show the clock, largest scale of the wander, bursts of the slow means, misses that lose the lock, standard
-    deviation below which samples are dark). knots: float64 (K, 3), lines since the state was set, start, period.
-    Return (knots found, sample at which the lock was lost or -1).
+    show the clock, largest scale of the wander, bursts of the slow means, lines not seen to be the clock's that lose
+    the lock, standard deviation below which samples are dark). knots: float64 (K, 3), lines since the state was set,
+    start, period. Return (knots found, sample at which the lock was lost or -1).
+
+    After a burst that does not show the clock, the lines before it are looked at more often, and in the end one burst
+    after the other: where the lock is lost, the state is left at the last burst that shows the clock.
     """
     lines, width = fits.shape[0], tables[2].shape[1]
+    often = rules[8] / 4
     count = 0
+    good = state.copy()
+    careful_until = -np.inf
+    lost = False
     while count < knots.shape[0]:
         last = samples.shape[0] - (lines - 1) * state[PERIOD] - width - 4
         room = math.floor((last - state[START]) / state[PERIOD])
         if room < lines // 2:  # the last burst was measured at the end of the block
-            break
+            if lost or state[SINCE] < rules[8]:
+                break
+            lost = True
+            state[:] = good
+            continue
+        careful = state[SINCE] > 0 or state[START] < careful_until
+        most = lines if lost else often if careful else rules[1]
         wait = lines
-        while wait < rules[1] and variance_after(state, 2 * wait, rules) < rules[0]:
+        while wait < most and variance_after(state, 2 * wait, rules) < rules[0]:
             wait *= 2
-        ahead = room if room < 1.5 * wait else wait
+        ahead = room if room < 1.5 * wait and not lost else min(wait, room)
         if state[START] + ahead * state[PERIOD] < 0:  # the burst due lies in the block before
             ahead = min(room, math.ceil(-state[START] / state[PERIOD]))
         predict_start(state, ahead, rules)
         if measure_burst(samples, turn, state, tables, limits, priors, chi2_limit, rules, fits):
-            state[MISSES] = 0
+            state[SINCE] = 0
             knots[count, 0], knots[count, 1], knots[count, 2] = state[LINES], state[START], state[PERIOD]
             count += 1
+            good[:] = state
             continue
-        state[MISSES] += 1
         position = int(state[START])
-        if state[MISSES] >= rules[8] or is_dark(samples, position, position + int(2 * state[PERIOD]), rules[9]):
+        if lost:
+            state[:] = good
             return count, max(position, 0)
+        lost = is_dark(samples, position, position + int(2 * state[PERIOD]), rules[9])
+        if not lost and not careful and ahead > often:
+            careful_until = state[START]
+            state[:] = good
+        elif lost or state[SINCE] >= rules[8]:
+            lost = True
+            state[:] = good
+    if lost:  # no burst is missed when looked at closely
+        return count, max(int(state[START] + lines * state[PERIOD]), 0)
     return count, -1

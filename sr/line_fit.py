@@ -1,25 +1,85 @@
 """Fit single lines with the empty line: baseline, pulse energy and delay of each, on its empty positions."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from . import _kernels
 from .background import Background
 
+# Steps per sample in which light is tabled for images; between them it is a straight line.
+IMAGE_STEPS = 32
+
 
 @dataclass(frozen=True)
 class LineTables:
     """A :class:`Background` laid out for the kernels: one row per sub-sample phase of the line's first sample."""
 
-    arrays: tuple  # scale, shift, light, slope, weight, dark, gram, reach; see _kernels.fit_line
+    arrays: tuple  # scale, shift, light, slope, weight, dark_first, gram, reach; see _kernels.fit_line
     limits: tuple[float, float]
     chi2_limit: float
     width: int
+    background: Background
+
+    @cached_property
+    def image(self) -> "ImageTables":
+        """Tables of the same background for imaging, made when first asked for."""
+        return image_tables(self.background)
 
     @property
     def phases(self) -> int:
         return self.arrays[2].shape[0] - 1
+
+
+@dataclass(frozen=True)
+class ImageTables:
+    """A :class:`Background` laid out for :func:`_kernels.grid_image`.
+
+    arrays : tuple
+        scale, shift : float32 (converters + K,), what turns codes into light, for a line that begins at any converter.
+        light : float32 (:data:`IMAGE_STEPS`, 4, K), per fraction of a sample and whole sample: light p, its change to
+        the next fraction, p / variance, and its change; the last two are 0 where either end is not usable.
+        variance : float64 (K,), the largest within a sample; usable : bool (K * 256,); peak : float.
+    limits : (float, float)
+        The rails [codes].
+    """
+
+    arrays: tuple
+    limits: tuple[float, float]
+
+
+def image_tables(background: Background) -> ImageTables:
+    """Tables of light, weight and usability over position, for images; some 10 ms, so once per background."""
+    positions = int(np.ceil(background.lit_samples)) + 1
+    nodes = np.arange(positions) + np.arange(IMAGE_STEPS + 1)[:, None] / IMAGE_STEPS
+    light, variance, usable = background.profile.light(nodes), background.variance(nodes), background.usable(nodes)
+    weight = light / variance
+    both = usable[:-1] & usable[1:]
+    light_and_weight = np.stack(
+        [
+            light[:-1],
+            np.diff(light, axis=0),
+            np.where(both, weight[:-1], 0),
+            np.where(both, np.diff(weight, axis=0), 0),
+        ],
+        axis=1,
+    )
+    gains = np.array(background.interleave_gain)
+    converter = np.arange(_kernels.CONVERTERS + positions) % gains.size
+    scale = 1 / gains[converter]
+    shift = np.array(background.interleave_offset_codes)[converter] * scale
+    fine = background.usable(np.arange(256 * positions) / 256)
+    arrays = (
+        scale.astype(np.float32),
+        shift.astype(np.float32),
+        np.ascontiguousarray(light_and_weight, dtype=np.float32),
+        variance.max(axis=0),
+        fine,
+        background.peak(),
+    )
+    low, high = background.code_limits
+    return ImageTables(arrays, (float(low), float(high)))
 
 
 def line_tables(background: Background) -> LineTables:
@@ -35,7 +95,8 @@ def line_tables(background: Background) -> LineTables:
     tau = np.arange(phases + 1)[:, None] / phases + np.arange(width)
     light = profile.light(tau)
     weight = np.where(background.is_censored(tau), 0.0, 1 / background.variance(tau))
-    dark = (tau >= background.lit_samples) & ~background.is_censored(tau)
+    # all positions from here on are dark, but for those without weight
+    dark_first = np.count_nonzero(tau < background.lit_samples, axis=1)
     slope_rows = profile.slope(tau)
     columns = np.stack([np.ones_like(light), light, slope_rows])
     gram = np.einsum("ipj,pj,kpj->pik", columns, weight, columns)[:, [0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]]
@@ -51,7 +112,7 @@ def line_tables(background: Background) -> LineTables:
             (light, np.float32),
             (slope_rows, np.float32),
             (weight, np.float32),
-            (dark, np.bool_),
+            (dark_first, np.int64),
             (gram, np.float64),
         )
     )
@@ -59,7 +120,7 @@ def line_tables(background: Background) -> LineTables:
     reach = max(2, round(background.lit_samples / 40))
     limit = 1.15 * width + 6 * np.sqrt(2 * width)
     return LineTables(
-        (*arrays, reach), (float(background.code_limits[0]), float(background.code_limits[1])), limit, width
+        (*arrays, reach), (float(background.code_limits[0]), float(background.code_limits[1])), limit, width, background
     )
 
 
@@ -71,9 +132,17 @@ def line_fits(
     *,
     gain_std: float,
     delay_std: float,
+    for_image: bool = False,
 ) -> np.ndarray:
-    """Fit baseline, gain and delay of lines; see :func:`_kernels.fit_lines` for the columns of the result (N, 9)."""
+    """Fit baseline, gain and delay of lines; see :func:`_kernels.fit_lines` for the columns of the result (N, 9).
+
+    ``for_image`` leaves out how well the fit explains the line, and is faster; see :func:`_kernels.register_lines`.
+    """
     out = np.empty((starts.size, 9))
     priors = (1 / gain_std**2, 1 / delay_std**2)
-    _kernels.fit_lines(samples, origin, starts, tables.arrays, tables.limits, priors, tables.chi2_limit, out)
+    known = samples, origin, starts, tables.arrays, tables.limits, priors, tables.chi2_limit
+    if for_image:
+        _kernels.register_lines(*known, (0.0, 0.0), out)
+    else:
+        _kernels.fit_lines(*known, out)
     return out

@@ -15,6 +15,9 @@ import numpy as np
 
 from . import _kernels
 from .empty_line import EmptyLine
+from .errors import SignalError
+from .period import find_period
+from .profile import Profile
 from .tracking import correlate_start
 
 # Lines of one measurement of the clock, and most lines from one to the next.
@@ -24,8 +27,9 @@ MOST_LINES_BETWEEN = 4096
 _PULL_IN_SAMPLES = 0.05
 # Standard deviation of the period when the clock sets out, as a share of it.
 _FIRST_PERIOD_STD = 1e-5
-# Bursts, one right after the other, that must agree before the clock counts as locked, and missed ones that end it.
-_BURSTS_TO_LOCK, _MISSES_TO_LOSE = 4, 3
+# Bursts, one right after the other, that must agree before the clock counts as locked, and lines without any that
+# shows it after which it is lost: cells and droplets hide fewer.
+_BURSTS_TO_LOCK, _LINES_TO_LOSE = 4, 512
 # A burst further off than this is none of the clock's [samples]; nor is one that shows the clock in so few lines.
 _FURTHEST_SAMPLES, _LEAST_LINES_SHARE = 0.5, 0.2
 # Least correlation of some lines with the empty line where the clock is looked for.
@@ -42,9 +46,15 @@ _MOST_WALK_SCALE = 1e8
 # Changes that the empty line follows: pulse energy and baseline, in shares of their scatter from line to line and of
 # the noise; and the period, in samples. Slow changes, averaged over this many bursts.
 _GAIN_STEP, _BASELINE_STEP, _PERIOD_STEP_SAMPLES = 0.5, 0.25, 0.005
-_SLOW_BURSTS = 64
+_SLOW_BURSTS = 8
+# A change of the period by less than this may stretch the line's shape [samples].
+_STRETCH_SAMPLES = 0.01
+# A period that changed by such a share, while the clock was lost, is looked for, in so many lines.
+_LEAST_PERIOD_JUMP, _MOST_PERIOD_JUMP, _PERIOD_LINES = 1e-5, 0.02, 256
 # A gain that changed by more than this at once, while the clock was lost, is looked for.
 _GAIN_JUMP = 0.03
+# With more of the samples on a rail than this leaves, the empty line cannot be told from the one before.
+_LEAST_CLEAR_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -102,6 +112,7 @@ class TrackingClock:
         self._end_index: int | None = None
         self._next_line = 0
         self._blocks_in_vain = 0
+        self._held = np.empty(0, dtype=np.int8)
         self._fits = np.empty((BURST_LINES, 9))
         self._knots = np.empty((_MOST_KNOTS, 3))
 
@@ -140,29 +151,52 @@ class TrackingClock:
         -------
         locked : list of LockedLines
             Stretches of lines that start in this block, in order; empty where there is no lock.
+
+        Raises
+        ------
+        ValueError
+            If the block lies before the end of the one before.
+
+        Notes
+        -----
+        Of blocks too short to lock in, the clock keeps what it needs of the samples before.
         """
+        if self._end_index is not None and index < self._end_index:
+            raise ValueError(f"the block at sample {index} begins before the end of the one before, {self._end_index}")
         continues = self._end_index == index
         self._end_index = index + samples.size
-        self._state[_kernels.START] += self._index - index
-        self._index = index
+        seen, before = self._with_held(samples, continues)
+        self._state[_kernels.START] += self._index - (index - before)
+        self._index = index - before
         if self.locked and not continues:
             self._leap()
         found: list[LockedLines] = []
-        position, tried = 0, False
-        while self.locked or (begin := self._lit_from(samples, position)) is not None:
+        position, tried, tries = 0, False, 0
+        while self.locked or (begin := self._lit_from(seen, position)) is not None:
             if not self.locked:
                 tried, continues = True, False
-                if not self._acquire(samples, begin):
-                    position = begin + samples.size // _TRIES_PER_BLOCK
+                if not self._acquire(seen, begin, thorough=tries % _TRIES_PER_BLOCK == 0):
+                    step = 2 * BURST_LINES * self.empty_line.background.period_samples * 2**tries
+                    position = begin + math.ceil(min(step, max(seen.size // _TRIES_PER_BLOCK, 1)))
+                    tries += 1
                     continue
-            lines, lost_at = self._follow_locked(samples, continues)
+            lines, lost_at = self._follow_locked(seen, before, continues)
             if lines is not None:
                 found.append(lines)
             if lost_at < 0:
                 break
-            position = lost_at + math.ceil(BURST_LINES * self.period_samples)
+            position, tries = max(lost_at, position) + math.ceil(BURST_LINES * self.period_samples), 0
         self._blocks_in_vain = self._blocks_in_vain + 1 if tried and not found else 0
         return found
+
+    def _with_held(self, samples: np.ndarray, continues: bool) -> tuple[np.ndarray, int]:
+        """The block behind what is held of the samples before, if it is short, and how many samples that are."""
+        enough = math.ceil(2 * BURST_LINES * (_BURSTS_TO_LOCK + 1) * self.empty_line.background.period_samples)
+        held = self._held[max(0, samples.size + self._held.size - enough) :] if continues else self._held[:0]
+        if held.size:
+            samples = np.concatenate([held, samples])
+        self._held = samples[-enough:].copy() if samples.size - held.size < enough else samples[:0]
+        return samples, held.size
 
     def _leap(self) -> None:
         """Over missing samples: the clock goes on where it is due, if that is sure enough, else it is lost."""
@@ -172,6 +206,7 @@ class TrackingClock:
             self._lose()
             return
         _kernels.predict_start(state, missed, self._rules())
+        state[_kernels.SINCE] = 0  # the lines that are missing have hidden nothing
         self._count_lines()
         self._next_line = self._line
 
@@ -183,7 +218,7 @@ class TrackingClock:
     def _rules(self) -> tuple[float, ...]:
         return (
             _PULL_IN_SAMPLES**2, float(MOST_LINES_BETWEEN), _START_WALK, _PERIOD_WALK, _FURTHEST_SAMPLES,
-            _LEAST_LINES_SHARE, _MOST_WALK_SCALE, float(_SLOW_BURSTS), float(_MISSES_TO_LOSE),
+            _LEAST_LINES_SHARE, _MOST_WALK_SCALE, float(_SLOW_BURSTS), float(_LINES_TO_LOSE),
             _DARK_SHARE * self.empty_line.contrast_codes,
         )  # fmt: skip
 
@@ -195,9 +230,12 @@ class TrackingClock:
             (1 / gain_std**2, 1.0), tables.chi2_limit, self._rules(), self._fits,
         )  # fmt: skip
 
-    def _follow_locked(self, samples: np.ndarray, continues: bool) -> tuple[LockedLines | None, int]:
-        """Follow a locked clock to the block's end, or to the sample (else -1) at which it is lost."""
-        state, first_line = self._state, self._next_line
+    def _follow_locked(self, samples: np.ndarray, begin: int, continues: bool) -> tuple[LockedLines | None, int]:
+        """Follow a locked clock to the block's end, or to the sample (else -1) at which it is lost.
+
+        The block begins ``begin`` samples after ``samples[0]``.
+        """
+        state = self._state
         before = (self._line, state[_kernels.START], state[_kernels.PERIOD])
         count, lost_at = _kernels.follow_bursts(*self._arguments(samples), self._knots)
         found = self._knots[:count].copy()
@@ -212,12 +250,15 @@ class TrackingClock:
             stop_line = int(line[-1]) + math.ceil((samples.size - start[-1]) / period)
             self._count_lines()
             self._follow_changes()
-        self._next_line = max(stop_line, first_line)
-        if stop_line <= first_line:
-            return None, lost_at
         # beyond the last knot with the last period
         line = np.append(line, max(stop_line, int(line[-1]) + 1))
-        start = np.append(start, start[-1] + (line[-1] - line[-2]) * period)
+        start = np.append(start, start[-1] + (line[-1] - line[-2]) * period) - begin
+        first_line = self._next_line
+        if not continues:  # what came before the block is over, though the clock was found there
+            first_line = max(first_line, _first_from(0.0, line, start))
+        self._next_line = max(stop_line, self._next_line)
+        if stop_line <= first_line:
+            return None, lost_at
         return LockedLines(first_line, stop_line, line, start, continues, self.empty_line), lost_at
 
     def _follow_changes(self) -> None:
@@ -247,8 +288,23 @@ class TrackingClock:
                 return place
         return None
 
-    def _acquire(self, samples: np.ndarray, position: int) -> bool:
-        """Find the clock from ``position`` on: by correlation, then by bursts that follow each other."""
+    def _acquire(self, samples: np.ndarray, position: int, *, thorough: bool) -> bool:
+        """Find the clock from ``position`` on: by correlation, then by bursts that follow each other.
+
+        ``thorough``: at another period too.
+        """
+        known = self.empty_line
+        if self._acquire_known(samples, position):
+            return True
+        changed = self._at_other_period(samples[position:]) if thorough else None
+        if changed is not None:
+            self.empty_line = changed
+            if self._acquire_known(samples, position):
+                return True
+            self.empty_line = known
+        return False
+
+    def _acquire_known(self, samples: np.ndarray, position: int) -> bool:
         known, state = self.empty_line, self._state
         window = samples[position : position + math.ceil((BURST_LINES + 2) * known.background.period_samples)]
         offset, correlation = correlate_start(window, known.background, lines=BURST_LINES // 2)
@@ -256,7 +312,7 @@ class TrackingClock:
             return False
         start = position + float(offset)
         passed = round((start - state[_kernels.START]) / state[_kernels.PERIOD]) if self._next_line else 0
-        line = max(self._line + passed, self._next_line)
+        line = self._line + passed
         if self._lock(samples, line, start):
             return True
         changed = self._after_jump(window, float(offset), (self._index + position) % _kernels.CONVERTERS)
@@ -286,7 +342,7 @@ class TrackingClock:
         state[_kernels.START] -= back * state[_kernels.PERIOD]
         state[_kernels.VARIANCE] = _kernels.variance_after(state, back, self._rules())
         state[_kernels.LINES] = 0
-        self._line = self._next_line = line
+        self._line = line
         self.locked = True
         return True
 
@@ -305,6 +361,20 @@ class TrackingClock:
             state[_kernels.PERIOD] += lean
             state[_kernels.PERIOD_VARIANCE] = max(state[_kernels.PERIOD_VARIANCE], variance)
 
+    def _at_other_period(self, samples: np.ndarray) -> EmptyLine | None:
+        """The empty line at the period seen now, where that is another one."""
+        period = self.empty_line.background.period_samples
+        few = samples[: math.ceil(_PERIOD_LINES * period)]
+        if few.size < BURST_LINES * period:
+            return None
+        try:
+            seen, _ = find_period(few)
+        except SignalError:
+            return None
+        if not _LEAST_PERIOD_JUMP < abs(seen / period - 1) < _MOST_PERIOD_JUMP:
+            return None
+        return _changed(self.empty_line, 1.0, 0.0, seen)
+
     def _after_jump(self, window: np.ndarray, offset: float, converter: int) -> EmptyLine | None:
         """The empty line scaled to what is seen now, where the light or the digitiser's gain has jumped."""
         background = self.empty_line.background
@@ -314,6 +384,8 @@ class TrackingClock:
         light = (window - np.array(background.interleave_offset_codes)[turn]) / gains[turn]
         low, high = background.code_limits
         clear = (window > low) & (window < high)
+        if np.mean(clear) < _LEAST_CLEAR_SHARE:
+            return None
         model = background.profile.light(k - offset)
         slope, zero = np.polyfit(model[clear], light[clear], 1)
         if abs(slope - 1) < _GAIN_JUMP or not 0.1 < slope < 10:
@@ -321,12 +393,33 @@ class TrackingClock:
         return _changed(self.empty_line, float(slope), float(zero), background.period_samples)
 
 
+def _with_period(profile: Profile, period_samples: float, lit_samples: float) -> Profile:
+    """A profile whose lines follow each other at another distance; its light keeps its shape, the dark gap does not."""
+    stretched = replace(profile, period_samples=period_samples)
+    gap = profile.period_samples - lit_samples
+    longer = period_samples - profile.period_samples
+    if abs(longer) < _STRETCH_SAMPLES or gap < 2 * abs(longer) + _STRETCH_SAMPLES:
+        return stretched
+    tau = np.arange(profile.knots) * (period_samples / profile.knots) - profile.origin_samples
+    tau = (tau + 0.5 * gap) % period_samples - 0.5 * gap  # the cut lies in the middle of the gap
+    light = profile.light(np.minimum(tau, profile.period_samples - 0.5 * gap))
+    unit = replace(stretched, coefficients=np.zeros(profile.knots))
+    unit.coefficients[0] = 1.0
+    at_knots = unit.light(np.arange(profile.knots) * (period_samples / profile.knots) - profile.origin_samples)
+    coefficients = np.fft.irfft(np.fft.rfft(light) / np.fft.rfft(at_knots), profile.knots)
+    return replace(stretched, coefficients=coefficients)
+
+
+def _first_from(sample: float, line: np.ndarray, start: np.ndarray) -> int:
+    """The first line that starts at a sample or after it, by knots."""
+    return math.ceil(np.interp(sample, start, line))
+
+
 def _changed(empty_line: EmptyLine, gain: float, baseline_codes: float, period_samples: float) -> EmptyLine:
     """The empty line with its light multiplied, its zero raised [codes of light], at another period."""
     background = empty_line.background
-    profile = replace(
-        background.profile, coefficients=background.profile.coefficients * gain, period_samples=period_samples
-    )
+    profile = _with_period(background.profile, period_samples, background.lit_samples)
+    profile = replace(profile, coefficients=profile.coefficients * gain)
     offsets = tuple(
         o + g * baseline_codes
         for o, g in zip(background.interleave_offset_codes, background.interleave_gain, strict=True)

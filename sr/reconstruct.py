@@ -5,19 +5,16 @@ of them. Rows run along the flow (slow axis), columns along the line (fast axis)
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from . import _kernels
-from .background import LIT_SHARE, Background
+from .background import Background
 from .errors import SignalError
-from .line_fit import LineTables, line_fits
+from .line_fit import LineTables, image_tables, line_fits
 
 # The kernel is cut at this many standard deviations.
 _REACH = 3.0
-# Light at the edge of the usable part counts this much of the peak's weight.
-_LIT_FLOOR = LIT_SHARE**2
 # Table steps per sample in which light and noise are handed to the kernels.
 _STEPS = 32
 # Kernel sizes tried, and the one taken where nothing was seen to choose by.
@@ -64,15 +61,15 @@ def choose_grid(
         Lines that pass while the flow moves by the width of one sample; None where the geometry is unknown (the
         pixels are then not known to be square).
     oversampling : int, optional
-        Pixels per sample along the line. By default enough to resolve the kernel, and no coarser than the square
-        root of ``lines_per_sample``: the best isotropic pixel of a lattice has the area of its cell.
+        Pixels per sample along the line. By default about the square root of ``lines_per_sample``: the best
+        isotropic pixel of a lattice has the area of its cell, and no more pixels hold no more. Where the geometry is
+        unknown, enough to resolve the kernel.
     """
     sigma_samples, sigma_lines = kernel
-    finest = int(np.ceil(0.6 / sigma_samples))
     if lines_per_sample is None:
-        columns = oversampling or min(finest, MOST_COLUMNS_PER_SAMPLE)
+        columns = oversampling or min(int(np.ceil(0.6 / sigma_samples)), MOST_COLUMNS_PER_SAMPLE)
         return Grid(float(columns), max(1.0, sigma_lines), sigma_samples, sigma_lines)
-    columns = oversampling or min(max(finest, int(np.ceil(np.sqrt(lines_per_sample)))), MOST_COLUMNS_PER_SAMPLE)
+    columns = oversampling or min(max(1, round(float(np.sqrt(lines_per_sample)))), MOST_COLUMNS_PER_SAMPLE)
     return Grid(float(columns), lines_per_sample / columns, sigma_samples, sigma_lines)
 
 
@@ -156,6 +153,7 @@ class TransmissionImage:
         NaN where nothing is known.
     std : ndarray of shape (rows, columns), float32
         Standard deviation of the transmission by the noise of the samples; inf where nothing is known.
+    known : ndarray of shape (rows, columns), bool
     first_line, lines_per_row : float
         Line number of the centre of row 0, and step.
     tau_first_samples, columns_per_sample : float
@@ -166,15 +164,12 @@ class TransmissionImage:
 
     transmission: np.ndarray
     std: np.ndarray
+    known: np.ndarray
     first_line: float
     lines_per_row: float
     tau_first_samples: float
     columns_per_sample: float
     saturated: int
-
-    @cached_property
-    def known(self) -> np.ndarray:
-        return np.isfinite(self.transmission)
 
 
 def reconstruct(
@@ -188,6 +183,7 @@ def reconstruct(
     *,
     rows: tuple[float, float],
     tau: tuple[float, float],
+    beside_window: bool = False,
 ) -> TransmissionImage:
     """Transmission image of a window of lines and positions.
 
@@ -203,6 +199,9 @@ def reconstruct(
         First and last line of the window.
     tau : (float, float)
         First and last position of the window on the line [samples].
+    beside_window : bool, optional
+        Register each line on what lies beside the window, in one step, where that explains it: faster, for windows
+        around an object.
 
     Returns
     -------
@@ -223,33 +222,38 @@ def reconstruct(
         )
     n_rows = max(2, int(np.floor((rows[1] - rows[0]) / grid.lines_per_row)) + 1)
     n_columns = max(2, int(np.floor((tau[1] - tau[0]) * grid.columns_per_sample)) + 1)
-    line_of_row = rows[0] - first_line + np.arange(n_rows) * grid.lines_per_row
-    tau_of_column = tau[0] + np.arange(n_columns) / grid.columns_per_sample
-    fits = _registered_fits(samples, origin, starts, background, tables)
-    reach = _REACH * grid.sigma_samples
-    inverse_gain, offset, low, high = _converters(background)
-    table_start, light, variance_table, usable = _light_table(background, (tau[0], tau_of_column[-1]), reach)
-    numerator, weight, square = (np.zeros((n_rows, n_columns)) for _ in range(3))
-    _kernels.grid_lines(
-        samples, origin, starts, fits, inverse_gain, offset, low, high, light, variance_table, usable, table_start,
-        float(_STEPS), line_of_row, tau_of_column, grid.sigma_lines, grid.sigma_samples, _REACH * grid.sigma_lines,
-        reach, numerator, weight, square,
+    own = tables.image if tables.background is background else image_tables(background)
+    shape = n_rows, n_columns
+    transmission, std, known = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.bool_)
+    fits = np.empty((starts.size, 9))
+    priors = (1 / background.gain_std**2, 1 / background.delay_std_samples**2)
+    place = grid_place(grid, rows[0] - first_line, tau[0])
+    window = (float(tau[0]), float(tau[1])) if beside_window else (0.0, 0.0)
+    _kernels.image_event(
+        samples, origin, starts, tables.arrays, tables.limits, priors, tables.chi2_limit, window, own.arrays, place,
+        fits, transmission, std, known,
     )  # fmt: skip
-    # a pixel that only one side or the far tail of the kernel reaches is a guess, not a measurement
-    around = tau_of_column + np.array([[-1.0], [0.0], [1.0]]) * grid.sigma_samples
-    core = np.all(background.usable(around), axis=0)
-    full = 2 * np.pi * grid.sigma_lines * grid.sigma_samples * background.peak() ** 2 / variance_table.max()
-    known = (weight > 1e-3 * full * _LIT_FLOOR) & core
-    transmission = np.divide(numerator, weight, out=np.full(weight.shape, np.nan), where=known)
-    variance = np.divide(square, weight**2, out=np.full(weight.shape, np.inf), where=known)
     return TransmissionImage(
-        transmission=transmission.astype(np.float32),
-        std=np.sqrt(variance).astype(np.float32),
+        transmission=transmission,
+        std=std,
         first_line=rows[0],
         lines_per_row=grid.lines_per_row,
         tau_first_samples=tau[0],
         columns_per_sample=grid.columns_per_sample,
+        known=known,
         saturated=int(fits[:, 6].sum()),
+    )
+
+
+def grid_place(grid: Grid, first_row: float, first_tau: float) -> tuple[float, float, float, float, float, float]:
+    """``grid`` of :func:`_kernels.grid_image`: an image's first row, counted from the first line, and first column."""
+    return (
+        float(first_row),
+        float(grid.lines_per_row),
+        float(first_tau),
+        float(grid.columns_per_sample),
+        float(grid.sigma_lines),
+        float(grid.sigma_samples),
     )
 
 
@@ -257,8 +261,9 @@ def _registered_fits(
     samples: np.ndarray, origin: int, starts: np.ndarray, background: Background, tables: LineTables
 ) -> np.ndarray:
     return line_fits(
-        samples, origin, starts, tables, gain_std=background.gain_std, delay_std=background.delay_std_samples
-    )
+        samples, origin, starts, tables, gain_std=background.gain_std, delay_std=background.delay_std_samples,
+        for_image=True,
+    )  # fmt: skip
 
 
 def _converters(background: Background) -> tuple[np.ndarray, np.ndarray, int, int]:

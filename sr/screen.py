@@ -16,7 +16,7 @@ from .background import Background
 # Sub-sample phases told apart; half a step is 1/128 sample.
 _PHASES = 64
 # A box this many standard deviations off flags a row: noise does it about once in 20 000 rows.
-_FLAG_SIGNIFICANCE = 5.0
+FLAG_SIGNIFICANCE = 5.0
 # Error of a row's predicted start that must not flag it [samples].
 _START_SLACK_SAMPLES = 0.02
 # Light that lies on a rail in empty lines is not known, but its codes are, roughly.
@@ -37,11 +37,18 @@ class ScreenTables:
         The rails [codes].
     reach : int
         Samples beyond a row's last line start that the kernel reads.
+    inverse_light : ndarray of shape (phases + 1, W), float32
+        1/light of a box of a row's four lines [1/codes], 0 where it is not searched.
     """
 
     arrays: tuple
     limits: tuple[int, int]
     reach: int
+    inverse_light: np.ndarray
+
+    @property
+    def box_samples(self) -> int:
+        return 1 << self.arrays[3]
 
     @property
     def sums_type(self) -> type:
@@ -78,9 +85,12 @@ def screen_tables(background: Background, columns: int, sample_bytes: int) -> Sc
     rounding = np.square(steepness * np.hypot(_START_SLACK_SAMPLES, 1 / (_PHASES * np.sqrt(12)))) + box / 12
     baseline = background.noise[0] * ROW_LINES * box**2 / (base[1] - base[0])
     gain = float(np.mean(np.abs(background.interleave_gain)))
-    limit = _FLAG_SIGNIFICANCE * gain * np.sqrt(noise + energy + timing + rounding + baseline)
+    limit = FLAG_SIGNIFICANCE * gain * np.sqrt(noise + energy + timing + rounding + baseline)
     sums_type = np.int16 if sample_bytes == 1 else np.int32
-    limit = np.where(_boxes(usable, box) > 0, np.ceil(limit), np.iinfo(sums_type).max)
+    searched = _boxes(usable, box) > 0
+    limit = np.where(searched, np.ceil(limit), np.iinfo(sums_type).max)
+    in_box = gain * _boxes(light, box).sum(axis=1)
+    inverse = np.where(searched & (in_box > 0), 1 / np.maximum(in_box, 1e-9), 0.0)
     gains, zeros = np.array(background.interleave_gain), np.array(background.interleave_offset_codes)
     low, high = background.code_limits
     expected = np.empty((gains.size, _PHASES + 1, width))
@@ -95,7 +105,7 @@ def screen_tables(background: Background, columns: int, sample_bytes: int) -> Sc
         doublings,
         *base,
     )
-    return ScreenTables(arrays, background.code_limits, int(offsets.max()) + width + 8)
+    return ScreenTables(arrays, background.code_limits, int(offsets.max()) + width + 8, inverse.astype(np.float32))
 
 
 def _boxes(values: np.ndarray, box: int) -> np.ndarray:

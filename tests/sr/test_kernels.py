@@ -117,7 +117,7 @@ def line_setup(rng: np.random.Generator, width: int = 60) -> tuple:
     columns = np.stack([np.ones_like(p), p, q])
     gram = np.einsum("ipj,pj,kpj->pik", columns, w, columns)[:, [0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]]
     floats = [np.ascontiguousarray(a, dtype=np.float32) for a in (np.ones(width + 8), np.zeros(width + 8), p, q, w)]
-    tables = (*floats, tau > 45, np.ascontiguousarray(gram), 2)
+    tables = (*floats, np.count_nonzero(tau <= 45, axis=1), np.ascontiguousarray(gram), 2)
     return tables, light
 
 
@@ -170,13 +170,130 @@ def test_a_line_without_light_is_no_empty_line(rng: np.random.Generator) -> None
 
 
 @pytest.mark.parametrize("reach", [0, 1, 3])
-def test_mask_takes_neighbours_with_it(reach: int) -> None:
-    misfit = np.zeros(20, np.float32)
-    misfit[[4, 11, 12]] = 20
-    out = np.empty(20, np.float32)
-    kernels._mask(misfit, np.float32(12), reach, np.ones(20, np.float32), out)
-    expected = np.array([np.abs(j - np.array([4, 11, 12])).min() > reach for j in range(20)])
-    np.testing.assert_array_equal(out > 0, expected)
+def test_marks_take_neighbours_with_them(reach: int) -> None:
+    for marks in ([4, 11, 12], [0, 19], [1], []):
+        marked, out = np.zeros(20, np.uint8), np.zeros(20, np.uint8)
+        marked[marks] = 1
+        first, last = (marks[0], marks[-1]) if marks else (20, -1)
+        start, stop = kernels._widen(marked, first, last, reach, out)
+        expected = np.array([any(abs(j - m) <= reach for m in marks) for j in range(20)])
+        np.testing.assert_array_equal(out > 0, expected)
+        assert not expected[:start].any()
+        assert not expected[stop:].any()
+
+
+def cell_lines(rng: np.random.Generator) -> tuple:
+    """Tables, priors, starts and samples of three lines: empty, with a cell at 12 … 17, and with another at 28 … 31."""
+    tables, light = line_setup(rng)
+    starts = np.array([3.3, 70.0, 137.6])
+    samples = np.zeros(210, dtype=np.int16)
+    for start, gain, delay in zip(starts, (1.02, 0.97, 1.0), (0.03, -0.02, 0.05), strict=True):
+        k = np.arange(int(np.ceil(start)), int(np.ceil(start)) + 60)
+        samples[k] = np.rint(3 + gain * light(k - start - delay) + rng.normal(0, 0.6, 60))
+    samples[83:88] = np.rint(0.6 * samples[83:88])
+    samples[151:156] = np.rint(0.6 * samples[151:156])
+    samples[166:170] = np.rint(0.5 * samples[166:170])
+    return tables, (1 / 0.1**2, 1.0), starts, samples
+
+
+def test_lines_are_registered_beside_a_known_window(rng: np.random.Generator) -> None:
+    """Oracle: numpy's least squares outside the window; a line with something else outside is fitted robustly."""
+    tables, priors, starts, samples = cell_lines(rng)
+    args = samples, 0, starts, tables, (-1e9, 1e9), priors, 1.15 * 60 + 6 * np.sqrt(120)
+    out, robust, full = np.empty((3, 9)), np.empty((3, 9)), np.empty((3, 9))
+    kernels.register_lines(*args, (11.0, 20.0), out)
+    kernels.register_lines(*args, (0.0, 0.0), robust)
+    kernels.fit_lines(*args, full)
+    np.testing.assert_array_equal(out[2], robust[2])
+    np.testing.assert_allclose(robust[:, 0], full[:, 0], atol=0.1 * np.sqrt(full[:, 1].max()))
+    np.testing.assert_allclose(robust[:, 4], full[:, 4], atol=0.1 * np.sqrt(full[:, 7].max()))
+    for n, start in enumerate(starts[:2]):
+        first = int(np.ceil(start))
+        row = int((first - start) * 8 + 0.5)
+        epsilon = first - start - row / 8
+        outside = np.abs(np.arange(first, first + 60) - start - 15.5) > 4.5
+        p, q, root = tables[2][row][outside], tables[3][row][outside], np.sqrt(tables[4][row][outside])
+        design = np.vstack([np.stack([np.ones(p.size), p, q], axis=1) * root[:, None], [[0, 10, 0], [0, 0, 1]]])
+        y = np.concatenate([(samples[first : first + 60][outside] - p) * root, [0, epsilon]])
+        solution = np.linalg.lstsq(design.astype(float), y.astype(float), rcond=None)[0]
+        assert out[n, 3] == pytest.approx(solution[0], abs=2e-3)
+        assert out[n, 4] == pytest.approx(1 + solution[1], abs=1e-4)
+        assert out[n, 0] == pytest.approx(epsilon - solution[2] / (1 + solution[1]), abs=2e-4)
+
+
+def image_setup(converters: int = 2) -> tuple:
+    """Image tables of light that rises along the line, 24 samples lit, for two converters; and the light."""
+
+    def light(tau: np.ndarray) -> np.ndarray:
+        return 40 + 2 * np.asarray(tau)
+
+    steps, positions = 4, 25
+    nodes = np.arange(positions) + np.arange(steps + 1)[:, None] / steps
+    p, w = light(nodes), light(nodes) / 0.5
+    usable = nodes < 24
+    both = usable[:-1] & usable[1:]
+    tabled = [p[:-1], np.diff(p, axis=0), np.where(both, w[:-1], 0), np.where(both, np.diff(w, axis=0), 0)]
+    scale = (1 / np.array([1.0, 1.1]))[np.arange(8 + positions) % converters]
+    shift = np.array([2.0, 3.0])[np.arange(8 + positions) % converters] * scale
+    fine = np.arange(16 * positions) / 16 < 24
+    arrays = [np.ascontiguousarray(a, dtype=np.float32) for a in (scale, shift, np.stack(tabled, axis=1))]
+    return (*arrays, np.full(positions, 0.5), fine, float(light(24.0))), light
+
+
+@pytest.mark.parametrize("columns_per_sample", [1.0, 2.0, 3.0, 2.5])
+def test_image_is_weighted_least_squares(columns_per_sample: float, rng: np.random.Generator) -> None:
+    """Oracle: every sample weighed into every pixel, in double precision."""
+    tables, light = image_setup()
+    starts = 5.3 + 31.37 * np.arange(9)
+    samples = rng.integers(30, 90, 280).astype(np.int16)  # the last line is cut
+    samples[100] = 127
+    fits = np.zeros((9, 9))
+    fits[:, 0], fits[:, 3], fits[:, 4] = rng.normal(0, 0.02, 9), rng.normal(0, 1, 9), rng.normal(1, 0.02, 9)
+    fits[4, 1] = np.inf
+    sigma_lines, sigma = 0.9, 0.6
+    grid = (1.2, 0.7, 3.1, columns_per_sample, sigma_lines, sigma)
+    shape = 9, int(23 * columns_per_sample)
+    image, std, known = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.bool_)
+    kernels.grid_image(samples, 0, starts, fits, tables, (-128.0, 127.0), grid, image, std, known)
+    row, tau = 1.2 + 0.7 * np.arange(shape[0]), 3.1 + np.arange(shape[1]) / columns_per_sample
+    numerator, weight, square = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    for n in np.flatnonzero(np.isfinite(fits[:, 1])):
+        k = np.arange(samples.size)
+        place = k - starts[n] - fits[n, 0]
+        kept = (place >= 0) & (np.ceil(place * 4) < 24 * 4) & (samples < 127)
+        k, place = k[kept], place[kept]
+        y = ((samples[k] - np.array([2.0, 3.0])[k % 2]) / np.array([1.0, 1.1])[k % 2] - fits[n, 3]) / fits[n, 4]
+        d, e = (place - tau[:, None]) / sigma, (n - row) / sigma_lines
+        h = np.exp(-0.5 * d**2) * (np.abs(d) <= 3)
+        g = np.exp(-0.5 * e**2) * (np.abs(e) <= 3)
+        p = light(place)
+        numerator += g[:, None] * (h @ (p * y / 0.5))
+        weight += g[:, None] * (h @ (p * p / 0.5))
+        square += g[:, None] ** 2 * (h**2 @ (p * p / 0.5))
+    np.testing.assert_array_equal(known, np.isfinite(image))
+    assert known.sum() > 0.5 * known.size
+    assert not known[:, tau + sigma > 24.1].any()
+    np.testing.assert_allclose(image[known], numerator[known] / weight[known], rtol=2e-5)
+    np.testing.assert_allclose(std[known], np.sqrt(square[known]) / weight[known], rtol=2e-5)
+    assert np.isinf(std[~known]).all()
+    inside = tau + sigma < 23.9
+    assert (weight[:, inside][~known[:, inside]] < 1e-4 * weight.max()).all()
+
+
+def test_image_event_fits_and_grids(rng: np.random.Generator) -> None:
+    tables, priors, starts, samples = cell_lines(rng)
+    own, _ = image_setup(1)
+    fits, other = np.empty((3, 9)), np.empty((3, 9))
+    limit = 1.15 * 60 + 6 * np.sqrt(120)
+    lines = samples, 0, starts, tables, (-1e9, 1e9), priors, limit, (11.0, 20.0)
+    kernels.register_lines(*lines, other)
+    images = [(np.empty((3, 20), np.float32), np.empty((3, 20), np.float32), np.empty((3, 20), np.bool_)) for _ in "ab"]
+    grid = (0.0, 1.0, 8.0, 2.0, 0.5, 0.5)
+    kernels.image_event(*lines, own, grid, fits, *images[0])
+    kernels.grid_image(samples, 0, starts, other, own, (-1e9, 1e9), grid, *images[1])
+    np.testing.assert_array_equal(fits, other)
+    for one, two in zip(*images, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_block_delay_ignores_stray_lines(rng: np.random.Generator) -> None:

@@ -64,6 +64,24 @@ def test_empty_window_is_one_within_its_noise(usual: tuple) -> None:
     assert np.std(image.transmission) < 0.02
 
 
+def test_image_does_not_depend_on_the_window(usual: tuple) -> None:
+    """The same pixels, cut from a long window and from a short one, and with the tables of an equal background."""
+    simulated, found = usual
+    grid = Grid(3.0, 2.0, 0.3, 2.0)
+    background = dataclasses.replace(found.background)
+
+    def image(first: int, last: int, tau: tuple[float, float], own: object) -> np.ndarray:
+        starts = found.starts[first : last + 1]
+        return reconstruct(
+            simulated.samples, 0, starts, first, own, found.tables, grid,
+            rows=(first + 10.0, last - 10.0), tau=tau,
+        ).transmission  # fmt: skip
+
+    long, short = image(0, 2000, (0.0, 200.0), found.background), image(400, 500, (30.0, 80.0), background)
+    np.testing.assert_allclose(long[200:241, 90:241], short, atol=1e-5)
+    assert long.shape == (991, 601)
+
+
 def test_needs_a_dark_level(usual: tuple) -> None:
     simulated, found = usual
     background = dataclasses.replace(found.background, dark_level_codes=None)

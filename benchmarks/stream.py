@@ -1,0 +1,191 @@
+"""How fast the live pipeline is: realtime factor against sample rate, cells and cores; stages; latency; memory.
+
+    python benchmarks/stream.py [--quick] [--loop-samples N] [--paced-s SECONDS]
+
+Every figure is of the whole pipeline, from the block source to the rows and images handed to the writer, which writes
+to a temporary folder; stages are beside the memory read bandwidth and what an integer kernel does on data in the cache,
+taken in the same run. ``realtime factor`` of unpaced runs: signal seconds per wall second.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from record import seconds, write_result
+
+from stretchscope.acquisition.simulated_loop import SimulatedLoop, simulated_loop
+from stretchscope.acquisition.source import LoopSource
+from stretchscope.pipeline.live_setup import Calibration, calibrate_on_source
+from stretchscope.pipeline.settings import Settings
+from stretchscope.pipeline.stream import run_stream, warm_up
+from stretchscope.sr.live_clock import TrackingClock
+from stretchscope.sr.screen import screen_rows
+
+RATES_HZ = (1e9, 2e9, 4e9, 5e9, 8e9)
+CELLS_PER_S = (0.0, 1e3, 5e3, 1e4, 5e4, 1e5)
+#: Streams with many cells: image this share of them, the rest is summed up.
+FEW_IMAGES = 0.02
+CORES = os.cpu_count() or 1
+
+
+class Bench:
+    """A loop, its calibration, and runs of it."""
+
+    def __init__(
+        self, rate_hz: float, cells_per_s: float, flow_speed: float, loop_samples: int, **optics: float
+    ) -> None:
+        self.rate_hz, self.cells_per_s = rate_hz, cells_per_s
+        self.loop: SimulatedLoop = simulated_loop(
+            loop_samples=loop_samples, sample_rate_hz=rate_hz, cells_per_s=cells_per_s, flow_speed_m_per_s=flow_speed,
+            cell_diameter_um=(8.0, 12.0), **optics,
+        )  # fmt: skip
+        self.calibration: Calibration = calibrate_on_source(self.source(paced=False), Settings())
+        warm_up(self.source(paced=False), self.calibration)
+
+    def source(self, *, paced: bool) -> LoopSource:
+        return LoopSource(self.loop.samples, self.rate_hz, metadata=self.loop.metadata, paced=paced)
+
+    def run(self, *, paced: bool, signal_s: float, workers: int = CORES, images: float = 1.0) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            record = run_stream(
+                self.source(paced=paced), self.calibration, folder=Path(folder), duration_s=signal_s, workers=workers,
+                image_share=images,
+            )  # fmt: skip
+        summary = record["summary"]
+        expected = self.loop.cells.size * summary["samples_offered"] / self.loop.samples.size
+        return {
+            "rate_hz": self.rate_hz,
+            "cells_per_signal_s": self.cells_per_s,
+            "workers": workers,
+            "paced": paced,
+            "image_share": images,
+            "realtime_factor": summary["realtime_factor"],
+            "samples_dropped": record["accounting"]["samples_dropped"],
+            "cells": summary["cells_found"],
+            "cells_expected": expected,
+            "images": summary["images"],
+            "cells_refused_by_output": record["accounting"]["cells_refused_by_output"],
+            "latency_ms": summary["latency_ms"],
+            "error": record["error"],
+        }
+
+
+def memory_read(threads: int) -> float:
+    """Bytes per second read by some threads at once."""
+    memory = [np.ones(1 << 28, dtype=np.uint8).view(np.uint64) for _ in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        return threads * memory[0].nbytes / seconds(lambda: list(pool.map(np.sum, memory)), repeats=5)
+
+
+def screen_rate(bench: Bench) -> dict[str, float]:
+    """Samples per second and core that the kernel does which touches every sample: from memory, and from the cache."""
+    clock = TrackingClock(bench.calibration.setup.empty_line)
+    source = bench.source(paced=False)
+    source.start()
+    rows, blocks = [], []
+    for _ in range(32):
+        block = source.acquire(1.0)
+        assert block is not None
+        (lines,) = clock.follow(block.samples, block.index)
+        first = -(-lines.first_line // 4) + 1
+        rows.append(lines.line_start(np.arange(first, lines.stop_line // 4 - 2) * 4))
+        blocks.append(block)
+    tables = bench.calibration.setup.empty_line.screen
+    samples = sum(float(r[-1] - r[0]) for r in rows)
+
+    def all_blocks() -> None:
+        for block, row in zip(blocks, rows, strict=True):
+            screen_rows(block.samples, block.index, row, tables)
+
+    few = rows[0][: int(1e6 / (rows[0][1] - rows[0][0]))]
+    cached = seconds(lambda: screen_rows(blocks[0].samples, 0, few, tables), repeats=30)
+    return {
+        "samples_per_s": samples / seconds(all_blocks, repeats=7),
+        "samples_per_s_cached": float(few[-1] - few[0]) / cached,
+    }
+
+
+def peak_memory(seconds_of_signal: float, loop_samples: int) -> dict[str, float]:
+    """Peak memory [MiB] of the command itself, after a short run and after a long one."""
+    peaks = {}
+    for duration in (1.0, seconds_of_signal):
+        command = [
+            sys.executable,
+            *("-c", "from stretchscope.pipeline.cli import main; main()", "stream", "--json"),
+            *("--rate", "2e9", "--duration", str(duration), "--cells-per-second", "500"),
+            *("--loop-samples", str(loop_samples)),
+        ]
+        out = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+        peaks[f"{duration:g}_s"] = json.loads(out)["peak_memory_mib"]
+    return peaks
+
+
+def show(result: dict[str, Any]) -> None:
+    latency = result["latency_ms"]
+    tail = "" if latency["p99"] is None else f", latency p50 {latency['p50']:.1f} p99 {latency['p99']:.1f} ms"
+    lost = sum(n for reason, n in result["samples_dropped"].items() if reason != "without_line_clock")
+    pace = "paced" if result["paced"] else "unpaced"
+    print(
+        f"{result['rate_hz'] / 1e9:4.1f} GSa/s, {result['cells_per_signal_s']:7.0f} cells/s, {result['workers']} workers"
+        f", {pace:7}, images {result['image_share']:4.2f}: factor {result['realtime_factor']:.2f}, cells "
+        f"{result['cells']} of {result['cells_expected']:.0f}, samples lost {lost}{tail}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="only 5 GSa/s, fewer cell rates")
+    parser.add_argument("--loop-samples", type=int, default=1 << 30, help="larger than the last-level cache")
+    parser.add_argument("--paced-s", type=float, default=60.0, help="length of the long paced run")
+    arguments = parser.parse_args()
+    size = arguments.loop_samples
+    result: dict[str, Any] = {
+        "memory_read_bytes_per_s": {threads: memory_read(threads) for threads in (1, CORES)},
+        "loop_samples": size,
+        "screen": {},
+        "runs": [],
+    }
+    bandwidth = result["memory_read_bytes_per_s"][1]
+    print(f"memory read: {bandwidth / 1e9:.1f} GB/s by one thread")
+
+    def keep(run: dict[str, Any]) -> None:
+        result["runs"].append(run)
+        show(run)
+
+    for lit, pulse_s in (("10 %", 8.6e-9), ("52 %", 45e-9), ("100 %", 86e-9)):
+        bench = Bench(5e9, 0.0, 2.0, size // 4, pulse_duration_s=pulse_s)
+        rates = screen_rate(bench)
+        rates["share_of_memory_read"] = rates["samples_per_s"] / bandwidth
+        result["screen"][lit] = rates
+        print(
+            f"screen, {lit} lit: {rates['samples_per_s'] / 1e9:.1f} GSa/s per core, "
+            f"{rates['share_of_memory_read']:.2f} of memory read; "
+            f"{rates['samples_per_s_cached'] / 1e9:.1f} from the cache"
+        )
+    for cells_per_s in (0.0, 5e3, 1e5) if arguments.quick else CELLS_PER_S:
+        bench = Bench(5e9, cells_per_s, 5.0 if cells_per_s > 2e4 else 2.0, size)
+        images = 1.0 if cells_per_s <= 1e4 else FEW_IMAGES
+        for workers in range(1, CORES + 1):
+            keep(bench.run(paced=False, signal_s=1.0, workers=workers, images=images))
+        if cells_per_s in (5e3, 1e5):
+            keep(bench.run(paced=True, signal_s=arguments.paced_s, images=images))
+    if not arguments.quick:
+        for rate in RATES_HZ:
+            bench = Bench(rate, 1e3, 2.0, size)
+            keep(bench.run(paced=False, signal_s=5e9 / rate))
+            keep(bench.run(paced=True, signal_s=5.0))
+        result["peak_memory_mib"] = peak_memory(arguments.paced_s, 1 << 28)
+        print(f"peak memory [MiB]: {result['peak_memory_mib']}")
+    write_result("stream", result)
+
+
+if __name__ == "__main__":
+    main()
