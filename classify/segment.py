@@ -9,10 +9,16 @@ strongest deviation near by, which puts the outline at the half level of its edg
 the noise. Then what the outline encloses is filled, across columns that are not known.
 """
 
+import threading
+
 import numpy as np
 
 from . import _segment_kernels as kernels
 
+# Defaults of `segment_cell`.
+THRESHOLD, FLOOR, MIN_AREA_PX = 5.0, 0.03, 12
+
+_own = threading.local()  # each thread's work arrays
 _NO_SEED = np.empty((0, 0), dtype=bool)
 
 
@@ -22,9 +28,9 @@ def segment_cell(
     noise_std: float | np.ndarray,
     *,
     seed_mask: np.ndarray | None = None,
-    threshold: float = 5.0,
-    floor: float = 0.03,
-    min_area_px: int = 12,
+    threshold: float = THRESHOLD,
+    floor: float = FLOOR,
+    min_area_px: int = MIN_AREA_PX,
 ) -> np.ndarray:
     """Mask of the cell in a transmission image.
 
@@ -75,18 +81,40 @@ def segment_cell(
     known = np.ascontiguousarray(known, dtype=bool)
     seed_mask = None if seed_mask is None else np.ascontiguousarray(seed_mask, dtype=bool)
     _validate(transmission, known, noise_std, seed_mask, floor)
-    rows, columns = known.shape
-    mask = np.empty((rows, columns), dtype=bool)
-    kernels.segment_into(
+    seed = _NO_SEED if seed_mask is None else seed_mask
+    return segment_sound(
         contiguous_float(transmission),
         known,
         noise_std,
-        _NO_SEED if seed_mask is None else seed_mask,
-        float(threshold),
-        float(floor),
-        int(min_area_px),
-        mask,
-        kernels.segment_work(rows, columns),
+        seed,
+        threshold=threshold,
+        floor=floor,
+        min_area_px=min_area_px,
+    )
+
+
+def segment_sound(
+    transmission: np.ndarray,
+    known: np.ndarray,
+    noise_std: np.ndarray,
+    seed_mask: np.ndarray,
+    *,
+    threshold: float = THRESHOLD,
+    floor: float = FLOOR,
+    min_area_px: int = MIN_AREA_PX,
+) -> np.ndarray:
+    """What `segment_cell` does, for images by the thousand: nothing is checked.
+
+    All arrays are contiguous and have one shape; transmission and noise_std are float32 or float64, the others bool.
+    """
+    rows, columns = known.shape
+    held = getattr(_own, "held", (0, 0))
+    if rows > held[0] or columns > held[1]:  # kept from image to image: to ask for memory costs more than to use it
+        _own.held = max(rows, held[0]), max(columns, held[1])
+        _own.work = kernels.segment_work(*_own.held)
+    mask = np.empty((rows, columns), dtype=bool)
+    kernels.segment_into(
+        transmission, known, noise_std, seed_mask, float(threshold), float(floor), int(min_area_px), mask, _own.work
     )
     return mask
 

@@ -1,7 +1,40 @@
-"""Compiled kernel that cuts the square crops of the .rtdc files out of images."""
+"""Compiled kernels between images, events and crops."""
 
 import numpy as np
 from numba import njit
+
+
+@njit(nogil=True, cache=True)
+def draw_bins(bins, first_row, rows_per_pixel, first_column, columns_per_pixel, mask):
+    """Pixels that lie in the bins: pixel (r, c) in bin (first_row + r·rows_per_pixel, first_column + …), rounded down.
+
+    bins: bool (R, C); mask: bool, the image's shape.
+    """
+    for r in range(mask.shape[0]):
+        row = int(np.floor(first_row + r * rows_per_pixel))
+        if row < 0 or row >= bins.shape[0]:
+            mask[r, :] = False
+            continue
+        for c in range(mask.shape[1]):
+            column = int(np.floor(first_column + c * columns_per_pixel))
+            mask[r, c] = 0 <= column < bins.shape[1] and bins[row, column]
+
+
+@njit(nogil=True, cache=True)
+def extent(mask):
+    """First and last row, first and last column of a mask that is not empty, and its pixels."""
+    top, bottom, left, right, count = -1, -1, mask.shape[1], -1, 0
+    for r in range(mask.shape[0]):
+        in_row = 0
+        for c in range(mask.shape[1]):
+            if mask[r, c]:
+                in_row += 1
+                left, right = min(left, c), max(right, c)
+        if in_row:
+            top = r if top < 0 else top
+            bottom = r
+            count += in_row
+    return top, bottom, left, right, count
 
 
 @njit(nogil=True, cache=True)

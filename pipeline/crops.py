@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._crop_kernels import cut_crop
+from ._crop_kernels import cut_crop, extent
 from .measure import Cell
 
 # Room around the largest of the first cells, and bounds of the side; sides are multiples of 16 pixels.
@@ -61,5 +61,5 @@ def grey_crops(
 
 def _corner(mask: np.ndarray, side: int) -> tuple[int, int]:
     """First row and column of the square around a mask's middle."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return round((rows[0] + rows[-1] - side + 1) / 2), round((columns[0] + columns[-1] - side + 1) / 2)
+    top, bottom, left, right, _ = extent(mask)
+    return round((top + bottom - side + 1) / 2), round((left + right - side + 1) / 2)

@@ -3,15 +3,17 @@
 The same for a capture's events and for those of a live stream: nothing here knows where the samples came from.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..classify import measure_cell, segment_cell, separate_parts
+from ..classify import measure_sound, segment_sound, separate_parts
 from ..sr._kernels import CONVERTERS
 from ..sr.detect import ROW_LINES, Event
 from ..sr.empty_line import EmptyLine
 from ..sr.reconstruct import Grid, TransmissionImage, reconstruct
+from ._crop_kernels import draw_bins, extent
 from .settings import Settings
 from .survey import Geometry
 
@@ -114,7 +116,7 @@ def measure_event(setup: Setup, grid: Grid, lines: Lines, event: Event, *, sampl
     image, mask = image_and_mask(setup, grid, lines, event)
     cells = []
     for part in separate_parts(mask, setup.settings.cells.min_area_px):
-        features = measure_cell(part, image.transmission, image.known, pixel_um=setup.pixel_um(grid))
+        features = measure_sound(part, image.transmission, image.known, pixel_um=setup.pixel_um(grid))
         cells.append(_cell(setup, lines, event, image, part, features, sample_shift))
     return cells
 
@@ -175,11 +177,11 @@ def image_and_mask(setup: Setup, grid: Grid, lines: Lines, event: Event) -> tupl
         min(setup.empty_line.background.lit_samples, event.tau_last_samples + beside),
     )
     image = image_of(setup, grid, lines, rows, tau, beside_window=True)
-    mask = segment_cell(
+    mask = segment_sound(
         image.transmission,
         image.known,
-        np.where(image.known, image.std, 1.0),
-        seed_mask=_seed(event, image),
+        image.std,
+        _seed(event, image),
         floor=settings.min_deviation,
         min_area_px=settings.min_area_px,
     )
@@ -188,14 +190,16 @@ def image_and_mask(setup: Setup, grid: Grid, lines: Lines, event: Event) -> tupl
 
 def _seed(event: Event, image: TransmissionImage) -> np.ndarray:
     """Pixels of the image under the event's bins; bool, the image's shape."""
-    rows, columns = image.transmission.shape
-    line = image.first_line + np.arange(rows) * image.lines_per_row
-    tau = image.tau_first_samples + np.arange(columns) / image.columns_per_sample
-    bins = np.zeros((event.bins.shape[0] + 2, event.bins.shape[1] + 2), dtype=np.bool_)  # with nothing around
-    bins[1:-1, 1:-1] = event.bins
-    row = np.floor((line - event.line_first) / ROW_LINES).astype(int) + 1
-    column = np.floor((tau - event.tau_first_samples) / event.columns_samples).astype(int) + 1
-    return bins[np.clip(row, 0, bins.shape[0] - 1)[:, None], np.clip(column, 0, bins.shape[1] - 1)]
+    mask = np.empty(image.transmission.shape, dtype=np.bool_)
+    draw_bins(
+        event.bins,
+        (image.first_line - event.line_first) / ROW_LINES,
+        image.lines_per_row / ROW_LINES,
+        (image.tau_first_samples - event.tau_first_samples) / event.columns_samples,
+        1 / (image.columns_per_sample * event.columns_samples),
+        mask,
+    )
+    return mask
 
 
 def _cell(
@@ -207,14 +211,14 @@ def _cell(
     features: dict[str, float],
     sample_shift: int,
 ) -> Cell:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    top, bottom, first_column, last_column, area_px = extent(mask)
     # the outline lies half-way up an edge, whose foot reaches about a pixel further
-    line_top = image.first_line + (rows[0] - 1.5) * image.lines_per_row
-    line_bottom = image.first_line + (rows[-1] + 1.5) * image.lines_per_row
-    line_first = int(np.clip(np.ceil(line_top), lines.first_line, lines.stop_line - 1))
-    line_last = int(np.clip(np.floor(line_bottom), line_first, lines.stop_line - 1))
-    left = image.tau_first_samples + (columns[0] - 0.5) / image.columns_per_sample
-    right = image.tau_first_samples + (columns[-1] + 0.5) / image.columns_per_sample
+    line_top = image.first_line + (top - 1.5) * image.lines_per_row
+    line_bottom = image.first_line + (bottom + 1.5) * image.lines_per_row
+    line_first = min(max(math.ceil(line_top), lines.first_line), lines.stop_line - 1)
+    line_last = min(max(math.floor(line_bottom), line_first), lines.stop_line - 1)
+    left = image.tau_first_samples + (first_column - 0.5) / image.columns_per_sample
+    right = image.tau_first_samples + (last_column + 0.5) / image.columns_per_sample
     start, stop = lines.line_start(line_first), lines.line_start(line_last + 1)
     first_sample = lines.index + sample_shift
     along = image.tau_first_samples + features["centroid_y_px"] / image.columns_per_sample
@@ -222,8 +226,8 @@ def _cell(
     row: dict[str, int | float] = {
         "line_first": line_first,
         "line_last": line_last,
-        "sample_first": first_sample + int(np.ceil(start)),
-        "sample_last": first_sample + min(int(np.ceil(stop)), lines.samples.size) - 1,
+        "sample_first": first_sample + math.ceil(start),
+        "sample_last": first_sample + min(math.ceil(stop), lines.samples.size) - 1,
         "time_s": (lines.index + lines.line_start(line)) / setup.sample_rate_hz,
         "line_centre": line,
         "position_samples": along,
@@ -232,11 +236,12 @@ def _cell(
     if setup.geometry.um_per_sample is not None:
         row["position_um"] = along * setup.geometry.um_per_sample
     row |= features | {"saturated_samples": image.saturated}
-    around = tuple(
-        slice(max(0, index[0] - _PATCH_ROOM_PX), index[-1] + 1 + _PATCH_ROOM_PX) for index in (rows, columns)
+    around = (
+        slice(max(0, top - _PATCH_ROOM_PX), bottom + 1 + _PATCH_ROOM_PX),
+        slice(max(0, first_column - _PATCH_ROOM_PX), last_column + 1 + _PATCH_ROOM_PX),
     )
     box = (line_top, line_bottom, left, right)
-    return Cell(row, image.transmission[around].copy(), mask[around].copy(), box, int(np.count_nonzero(mask)))
+    return Cell(row, image.transmission[around].copy(), mask[around].copy(), box, area_px)
 
 
 Box = tuple[float, float, float, float]

@@ -674,6 +674,22 @@ def _light_share(y, p, w):
 
 
 @njit(nogil=True, cache=True)
+def _marked_span(marked):
+    """First marked position and last + 1, with some room; (0, 0) where they are none, or more than half of all."""
+    width = marked.shape[0]
+    first = 0
+    while first < width and marked[first] == 0:
+        first += 1
+    if first == width:
+        return 0, 0
+    last = width - 1
+    while marked[last] == 0:
+        last -= 1
+    begin, end = max(first - 4, 0), min(last + 5, width)
+    return (begin, end) if 2 * (end - begin) < width else (0, 0)
+
+
+@njit(nogil=True, cache=True)
 def detect_rows(
     samples, origin, starts, wanted, row_lines, columns, tables, root, counts, limits, priors, chi2_limit, out
 ):
@@ -693,11 +709,14 @@ def detect_rows(
     total, square = np.empty(lit, np.float32), np.empty(lit, np.float32)
     number = np.empty(bins, np.float32)
     fit = np.empty(5)
+    ones = np.ones(width, np.uint8)
+    marked = work[3].view(np.uint8)[width : 2 * width]  # where fit_line leaves what it did not trust
     for row in range(out.shape[0]):
         if not wanted[row]:
             continue
         total[:], square[:], number[:] = 0.0, 0.0, 0.0
         dark = False
+        begin = end = 0
         for n in range(row * row_lines, min((row + 1) * row_lines, starts.shape[0])):
             first = math.ceil(starts[n])
             tau = first - starts[n]
@@ -706,9 +725,20 @@ def detect_rows(
             if position < 0 or position + width > samples.shape[0]:
                 continue
             epsilon = tau - phase / phases
-            _, _, chi2, _ = fit_line(
+            if end > begin:  # what the line before holds, this one most likely holds in the same place
+                empty, _, _ = _fit_beside(
+                    samples, position, first % CONVERTERS, epsilon, phase, tables, limits, priors, chi2_limit, begin,
+                    end, work[0], ones, fit,
+                )  # fmt: skip
+                if empty:
+                    _residual(work[0], phase, tables, fit, work[1])
+                    _add_line(work[1], root[phase], total, square)
+                    number += counts[phase]
+                    continue
+            _, share, chi2, _ = fit_line(
                 samples, position, first % CONVERTERS, epsilon, phase, tables, limits, priors, chi2_limit, work, fit
             )  # fmt: skip
+            begin, end = _marked_span(marked) if share < 1.0 else (0, 0)
             dark |= chi2 > chi2_limit and _light_share(work[0], profiles[phase], tables[4][phase]) < DARK_SHARE
             _add_line(work[1], root[phase], total, square)
             number += counts[phase]
