@@ -24,7 +24,7 @@ from stretchscope.acquisition.simulated_loop import SimulatedLoop, simulated_loo
 from stretchscope.acquisition.source import LoopSource
 from stretchscope.pipeline.live_setup import Calibration, calibrate_on_source
 from stretchscope.pipeline.settings import Settings
-from stretchscope.pipeline.stream import run_stream, warm_up
+from stretchscope.pipeline.stream import BLOCK_SAMPLES, DEPTH, run_stream, warm_up
 from stretchscope.sr.live_clock import TrackingClock
 from stretchscope.sr.screen import screen_rows
 
@@ -44,13 +44,16 @@ class Bench:
         self.rate_hz, self.cells_per_s = rate_hz, cells_per_s
         self.loop: SimulatedLoop = simulated_loop(
             loop_samples=loop_samples, sample_rate_hz=rate_hz, cells_per_s=cells_per_s, flow_speed_m_per_s=flow_speed,
-            cell_diameter_um=(8.0, 12.0), **optics,
+            cell_diameter_um=(8.0, 12.0), block_samples=BLOCK_SAMPLES, **optics,
         )  # fmt: skip
         self.calibration: Calibration = calibrate_on_source(self.source(paced=False), Settings())
         warm_up(self.source(paced=False), self.calibration)
 
     def source(self, *, paced: bool) -> LoopSource:
-        return LoopSource(self.loop.samples, self.rate_hz, metadata=self.loop.metadata, paced=paced)
+        return LoopSource(
+            self.loop.samples, self.rate_hz, metadata=self.loop.metadata, paced=paced, block_samples=BLOCK_SAMPLES,
+            depth=DEPTH,
+        )  # fmt: skip
 
     def run(self, *, paced: bool, signal_s: float, workers: int = CORES, images: float = 1.0) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +93,7 @@ def screen_rate(bench: Bench) -> dict[str, float]:
     source = bench.source(paced=False)
     source.start()
     rows, blocks = [], []
-    for _ in range(32):
+    for _ in range(8):
         block = source.acquire(1.0)
         assert block is not None
         (lines,) = clock.follow(block.samples, block.index)
@@ -133,8 +136,8 @@ def show(result: dict[str, Any]) -> None:
     lost = sum(n for reason, n in result["samples_dropped"].items() if reason != "without_line_clock")
     pace = "paced" if result["paced"] else "unpaced"
     print(
-        f"{result['rate_hz'] / 1e9:4.1f} GSa/s, {result['cells_per_signal_s']:7.0f} cells/s, {result['workers']} workers"
-        f", {pace:7}, images {result['image_share']:4.2f}: factor {result['realtime_factor']:.2f}, cells "
+        f"{result['rate_hz'] / 1e9:3.0f} GSa/s, {result['cells_per_signal_s']:6.0f} cells/s, "
+        f"{result['workers']} workers, {pace:7}, images {result['image_share']:4.2f}: factor {result['realtime_factor']:.2f}, cells "
         f"{result['cells']} of {result['cells_expected']:.0f}, samples lost {lost}{tail}",
         flush=True,
     )

@@ -1056,7 +1056,7 @@ def segment_into(transmission, known, noise_std, seed_mask, threshold, floor, mi
     return area
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy")
 def label_parts(mask, min_area_px, labels_out):
     """Number the cells in a mask from 1 on, the largest first; see ``segment.separate_parts``. Return how many.
 
@@ -1119,3 +1119,11 @@ def label_parts(mask, min_area_px, labels_out):
             labels_out[row_of[i], starts[i] : stops[i]] = host + 1
             i = following[i]
     return count
+
+
+@njit(cache=True, error_model="numpy")
+def take_label(labels, number, mask_out):
+    """Pixels of one label; int32 and bool, both (rows, columns)."""
+    for r in range(labels.shape[0]):
+        for c in range(labels.shape[1]):
+            mask_out[r, c] = labels[r, c] == number

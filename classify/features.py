@@ -108,8 +108,12 @@ FEATURES: tuple[Feature, ...] = (
 )
 
 
-# Column names without and with a pixel size.
 _COLUMNS = tuple(tuple(f.column(calibrated) for f in FEATURES) for calibrated in (False, True))
+
+
+def feature_columns(*, calibrated: bool) -> tuple[str, ...]:
+    """Column names of `FEATURES`, with a pixel size or without."""
+    return _COLUMNS[calibrated]
 
 
 def measure_cell(
@@ -176,4 +180,4 @@ def measure_sound(
     """
     values = np.empty(len(FEATURES))
     measure_into(mask, transmission, known, 1.0 if pixel_um is None else float(pixel_um), values)
-    return dict(zip(_COLUMNS[pixel_um is not None], values.tolist(), strict=True))
+    return dict(zip(feature_columns(calibrated=pixel_um is not None), values.tolist(), strict=True))

@@ -139,7 +139,10 @@ def separate_parts(mask: np.ndarray, min_area_px: int) -> list[np.ndarray]:
     mask = np.ascontiguousarray(mask, dtype=bool)
     labels = np.empty(mask.shape, dtype=np.int32)
     count = kernels.label_parts(mask, int(min_area_px), labels)
-    return [labels == number for number in range(1, count + 1)]
+    parts = [np.empty(mask.shape, dtype=bool) for _ in range(count)]
+    for number, part in enumerate(parts, start=1):
+        kernels.take_label(labels, number, part)
+    return parts
 
 
 def contiguous_float(image: np.ndarray) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""Compiled kernels between images, events and crops."""
+"""Compiled kernels between images, events and crops; as short as those of ``sr._event_kernels``, they keep the GIL."""
 
 import numpy as np
 from numba import njit
 
 
-@njit(nogil=True, cache=True)
+@njit(cache=True)
 def draw_bins(bins, first_row, rows_per_pixel, first_column, columns_per_pixel, mask):
     """Pixels that lie in the bins: pixel (r, c) in bin (first_row + r·rows_per_pixel, first_column + …), rounded down.
 
@@ -20,7 +20,7 @@ def draw_bins(bins, first_row, rows_per_pixel, first_column, columns_per_pixel, 
             mask[r, c] = 0 <= column < bins.shape[1] and bins[row, column]
 
 
-@njit(nogil=True, cache=True)
+@njit(cache=True)
 def extent(mask):
     """First and last row, first and last column of a mask that is not empty, and its pixels."""
     top, bottom, left, right, count = -1, -1, mask.shape[1], -1, 0
@@ -37,7 +37,7 @@ def extent(mask):
     return top, bottom, left, right, count
 
 
-@njit(nogil=True, cache=True)
+@njit(cache=True)
 def cut_crop(image, mask, top, left, at_0, levels_per_unit, crop, inside):
     """Grey levels and mask of the square whose first pixel is (top, left) of an image, which may reach beyond it.
 

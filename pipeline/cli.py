@@ -73,10 +73,11 @@ def main() -> None:
 
 def _is_input_error(error: ValueError) -> bool:
     from ..acquisition import CaptureError
+    from ..acquisition.source import SourceError
     from .results import OutputError
     from .settings import SettingsError
 
-    return isinstance(error, CaptureError | OutputError | SettingsError | typer.BadParameter)
+    return isinstance(error, CaptureError | SourceError | OutputError | SettingsError | typer.BadParameter)
 
 
 def _say(text: str) -> None:
@@ -364,8 +365,9 @@ def stream(
     ] = 1.0,
     cells_per_second: Annotated[float, typer.Option(min=0, help="Simulated: cells per second of signal.")] = 5000.0,
     flow_speed: FlowSpeed = None,
-    loop_samples: Annotated[int, typer.Option(min=1 << 22, help="Simulated: samples of the loop that is replayed.")] = 1
-    << 30,
+    loop_samples: Annotated[
+        int, typer.Option(min=1 << 22, help="Simulated: samples of the loop that is replayed, rounded up to blocks.")
+    ] = 1 << 30,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Simulated: the same seed, the same samples.")] = 1,
 ) -> None:
     """Process a stream as it comes: cells as images and rows within milliseconds."""
@@ -443,18 +445,20 @@ def _simulated_stream(
     from ..acquisition.simulated_loop import simulated_loop
     from ..acquisition.source import LoopSource
     from .live_setup import calibrate_on_source
+    from .stream import BLOCK_SAMPLES, DEPTH
 
     with _progress("simulating") as progress:
         try:
             loop = simulated_loop(
-                loop_samples=loop_samples, sample_rate_hz=rate, cells_per_s=cells_per_s,
+                loop_samples=loop_samples, block_samples=BLOCK_SAMPLES, sample_rate_hz=rate, cells_per_s=cells_per_s,
                 flow_speed_m_per_s=flow_speed, seed=seed, progress=progress,
             )  # fmt: skip
         except ValueError as error:
             raise CaptureError(str(error)) from error
     _say("measuring the empty line")
-    calibration = calibrate_on_source(LoopSource(loop.samples, rate, metadata=loop.metadata, paced=False), settings)
-    return LoopSource(loop.samples, rate, metadata=loop.metadata, paced=paced), calibration
+    ring = {"metadata": loop.metadata, "block_samples": BLOCK_SAMPLES, "depth": DEPTH}
+    calibration = calibrate_on_source(LoopSource(loop.samples, rate, paced=False, **ring), settings)
+    return LoopSource(loop.samples, rate, paced=paced, **ring), calibration
 
 
 def _replayed_stream(stack: Any, path: Path, rate: float, settings: "Settings", *, paced: bool) -> Any:
@@ -462,11 +466,13 @@ def _replayed_stream(stack: Any, path: Path, rate: float, settings: "Settings", 
     from ..acquisition import open_capture
     from ..acquisition.source import ReplaySource
     from .live_setup import calibrate_on_capture
+    from .stream import BLOCK_SAMPLES, DEPTH
 
     _say(f"{path}: measuring the empty line")
     calibration = calibrate_on_capture(path, settings)
     capture = stack.enter_context(open_capture(path, sample_rate_hz=settings.capture.sample_rate_hz))
-    return ReplaySource(capture, rate_hz=rate, paced=paced), calibration
+    source = ReplaySource(capture, rate_hz=rate, paced=paced, block_samples=BLOCK_SAMPLES, depth=DEPTH)
+    return source, calibration
 
 
 @app.command()

@@ -25,27 +25,25 @@ from functools import partial
 import numpy as np
 
 from ..acquisition.source import Block, EndOfStream, Source, SourceError
-from ..sr._kernels import CONVERTERS
 from ..sr.detect import BESIDE_FLAGGED_ROWS, ROW_LINES, find_events, significance_map
 from ..sr.live_clock import LockedLines, TrackingClock
-from ..sr.summary import summarise
 from .live_results import CellBatch, OutputThread
 from .live_setup import Calibration, calibrate_on_blocks, snapshot_samples
 from .measure import Cell, Setup, margin_lines, measure_event, overlap, same_cell
 from .pieces import Cut, Piece, PieceCutter, screen_block
-from .rows import cell_batch, joined, summary_batch
+from .rows import cell_batch, find_objects, joined, summary_batch
 from .rtdc import RtdcMetadata
 
-# Cut-out lines that may wait [bytes], and the fill of the ring from which blocks go first.
-_MOST_WAITING_BYTES, _PRESSING_FILL = 64 << 20, 0.25
-# So many bytes waiting, and cells are summed up instead of imaged.
-_PRESSING_BYTES = 32 << 20
+# Cut-out lines that may wait [bytes]; the fill of the ring, or the bytes waiting, from which cells are summed up
+# instead of imaged, that many pieces at once; and the fill from which blocks go before everything else.
+_MOST_WAITING_BYTES, _PRESSING_BYTES, _PRESSING_FILL = 64 << 20, 4 << 20, 0.13
+_MOST_PIECES, _BLOCKS_ONLY_FILL = 64, 0.3
 # How long a worker waits for a block before it looks whether it should stop [s].
 _ACQUIRE_S = 0.05
 # The empty line is measured anew at most this often [s].
 _RECALIBRATE_S = 2.0
 # Python's threads take turns this often while the run lasts, so that none keeps a worker from its next kernel [s].
-_SWITCH_S = 0.0005
+_SWITCH_S = 0.0001
 _LATENCY_BINS_PER_DECADE = 100
 # Why samples are dropped: the reader was late; no line clock; overwritten while it was looked at; cut out, but no time
 # to measure it; a worker failed.
@@ -158,28 +156,32 @@ def measure_piece(setup: Setup, calibration: Calibration, piece: Piece) -> tuple
 
 
 def measure_some(
-    setup: Setup, calibration: Calibration, piece: Piece, metadata: RtdcMetadata, pick: Callable[[int], np.ndarray]
+    setup: Setup,
+    calibration: Calibration,
+    pieces: list[Piece],
+    metadata: RtdcMetadata,
+    pick: Callable[[int], np.ndarray],
 ) -> CellBatch:
-    """Rows of the objects that begin in a piece, with an image and all features for those that are picked only.
+    """Rows of the objects that begin in pieces, with an image and all features for those that are picked only.
 
     ``pick(n)`` chooses among n objects; bool (n,).
     """
-    lines, grid, empty = piece.lines, calibration.grid, setup.empty_line
-    summary = summarise(
-        lines.samples, lines.index % CONVERTERS, lines.starts, lines.first_line, piece.wanted, empty.screen
-    )
-    summary = summary.some((summary.line_first >= piece.own_first) & (summary.line_first < piece.own_stop))
-    picked = pick(summary.line_first.size)
+    grid = calibration.grid
+    found = find_objects(pieces)
+    picked = pick(found.piece.size)
     batches = []
     for i in np.flatnonzero(picked):
-        first, last = int(summary.line_first[i]), int(summary.line_last[i])
-        box = (first, last, float(summary.tau_first_samples[i]), float(summary.tau_last_samples[i]))
-        part = _around(piece, first, last, margin_lines(grid, last - first + 1))
-        cells = [cell for cell in measure_piece(setup, calibration, part)[1] if overlap(cell.box, box) > 0]
+        one = found.summary
+        first, last = int(one.line_first[i]), int(one.line_last[i])
+        box = (first, last, float(one.tau_first_samples[i]), float(one.tau_last_samples[i]))
+        part = _around(pieces[found.piece[i]], first, last, margin_lines(grid, last - first + 1))
+        _, cells = measure_piece(replace(setup, empty_line=part.empty_line), calibration, part)
+        cells = [cell for cell in cells if overlap(cell.box, box) > 0]
         picked[i] = bool(cells)  # else it stays as it is
         if cells:
             batches.append(cell_batch(cells, calibration.crop_px, metadata))
-    batches.append(summary_batch(setup, grid, lines, empty.screen, summary.some(~picked), calibration.crop_px))
+    box_samples = pieces[0].empty_line.screen.box_samples
+    batches.append(summary_batch(setup, grid, box_samples, found.some(~picked), calibration.crop_px))
     return joined(batches)
 
 
@@ -303,15 +305,14 @@ class LivePipeline:
             self.account.dropped["lost_by_source"] += lost
             left = self._claimed_samples - self._committed_samples
             self.account.dropped["not_finished"] += left
-            while self._broken and self._waiting:
-                self._drop(self._waiting.popleft(), "not_finished")
 
     def _work(self) -> None:
+        pieces: list[Piece] = []
         try:
             while True:
-                piece = self._next_piece()
-                if piece is not None:
-                    self._measure(piece)
+                pieces, imaged = self._next_pieces()
+                if pieces:
+                    self._measure(pieces, imaged)
                 elif self._ended:
                     if self._finished():
                         return
@@ -322,6 +323,9 @@ class LivePipeline:
                 self.error = self.error or error
                 self._ended = True
                 self._broken = True
+                for piece in (*pieces, *self._waiting):
+                    self._drop(piece, "not_finished")
+                self._waiting.clear()
                 self._turn.notify_all()
 
     def _finished(self) -> bool:
@@ -338,13 +342,16 @@ class LivePipeline:
                 self._queue(cut.piece())
             return not self._waiting
 
-    def _next_piece(self) -> Piece | None:
+    def _next_pieces(self) -> tuple[list[Piece], bool]:
+        """Pieces to measure now, and whether all of their cells get an image: then it is one."""
         with self._turn:
-            if not self._waiting or (self.fill > _PRESSING_FILL and not self._ended):
-                return None
-            piece = self._waiting.popleft()
-            self._waiting_bytes -= piece.lines.samples.nbytes
-            return piece
+            if not self._waiting or (self.fill > _BLOCKS_ONLY_FILL and not self._ended):
+                return [], False
+            pressed = self.fill > _PRESSING_FILL or self._waiting_bytes > _PRESSING_BYTES
+            imaged = self.image_share >= 1 and not pressed
+            pieces = [self._waiting.popleft() for _ in range(1 if imaged else min(len(self._waiting), _MOST_PIECES))]
+            self._waiting_bytes -= sum(piece.lines.samples.nbytes for piece in pieces)
+            return pieces, imaged
 
     def _take_block(self) -> None:
         """Claim the next block, screen it, cut it; the heart of the run."""
@@ -444,6 +451,9 @@ class LivePipeline:
 
     def _queue(self, piece: Piece) -> None:
         size = piece.lines.samples.nbytes
+        if self._broken:
+            self._drop(piece, "not_finished")
+            return
         if self._waiting and self._waiting_bytes + size > _MOST_WAITING_BYTES:
             self._drop(piece, "overload")
             return
@@ -452,22 +462,23 @@ class LivePipeline:
         self.account.most_pieces_waiting = max(self.account.most_pieces_waiting, len(self._waiting))
         self.account.most_bytes_waiting = max(self.account.most_bytes_waiting, self._waiting_bytes)
 
-    def _measure(self, piece: Piece) -> None:
+    def _measure(self, pieces: list[Piece], imaged: bool) -> None:
         base = self.calibration.setup
-        setup = Setup(piece.empty_line, base.geometry, base.sample_rate_hz, base.settings)
-        pressed = self.fill > _PRESSING_FILL or self._waiting_bytes > _PRESSING_BYTES
-        if self.image_share >= 1 and not pressed:
-            _, cells = measure_piece(setup, self.calibration, piece)
+        setup = replace(base, empty_line=pieces[0].empty_line)
+        if imaged:
+            _, cells = measure_piece(setup, self.calibration, pieces[0])
             batch = cell_batch(cells, self.calibration.crop_px, self._metadata) if cells else None
         else:
+            pressed = self.fill > _PRESSING_FILL or self._waiting_bytes > _PRESSING_BYTES
             pick = partial(self._pick, 0.0 if pressed else self.image_share)
-            batch = measure_some(setup, self.calibration, piece, self._metadata, pick)
+            batch = measure_some(setup, self.calibration, pieces, self._metadata, pick)
         if batch is None or batch.rows == 0:
             return
         refused = 0 if self.output is None or self.output.put(batch) else batch.rows
-        since_block_s = (time.perf_counter_ns() - piece.host_ns) * 1e-9
+        last = pieces[-1]
+        since_block_s = (time.perf_counter_ns() - last.host_ns) * 1e-9
         # a cell's last sample was there before its block's last one; without a pace, all came at once
-        since = since_block_s + (piece.block_end - 1 - batch.columns["sample_last"]) * self._signal_s
+        since = since_block_s + (last.block_end - 1 - batch.columns["sample_last"]) * self._signal_s
         with self._turn:
             self.account.cells += batch.rows
             self.account.images += int(np.count_nonzero(batch.pictured))

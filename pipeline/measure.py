@@ -241,7 +241,7 @@ def _cell(
         slice(max(0, first_column - _PATCH_ROOM_PX), last_column + 1 + _PATCH_ROOM_PX),
     )
     box = (line_top, line_bottom, left, right)
-    return Cell(row, image.transmission[around].copy(), mask[around].copy(), box, area_px)
+    return Cell(row, image.transmission[around], mask[around], box, area_px)
 
 
 Box = tuple[float, float, float, float]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..sr._screen_kernels import append_flags, copy_samples, flagged_groups, rows_near
 from ..sr.detect import BESIDE_FLAGGED_ROWS, ROW_LINES
 from ..sr.empty_line import EmptyLine
 from ..sr.live_clock import LockedLines
@@ -66,11 +67,12 @@ def screen_block(samples: np.ndarray, index: int, lines: LockedLines) -> tuple[i
         Samples on a rail, among all samples of those rows.
     """
     first_row, stop_row = -(-lines.first_line // ROW_LINES), lines.stop_line // ROW_LINES
-    row_starts = lines.line_start(np.arange(first_row, stop_row + 1) * ROW_LINES)
+    row_starts = lines.starts(first_row * ROW_LINES, ROW_LINES, max(stop_row + 1 - first_row, 0))
     screen = lines.empty_line.screen
     skip = int(row_starts.size > 0 and row_starts[0] < 0)  # a line due at the block's first sample may come before it
-    fits = np.ceil(row_starts) + screen.reach <= samples.size
-    stop = max(min(int(np.count_nonzero(fits)), row_starts.size - 1), skip)
+    stop = max(row_starts.size - 1, skip)
+    while stop > skip and math.ceil(row_starts[stop - 1]) + screen.reach > samples.size:
+        stop -= 1
     if stop == skip:  # a stretch of a few lines
         return first_row, np.empty(0, dtype=np.bool_), 0
     flags, saturated = screen_rows(samples, index, row_starts[skip : stop + 1], screen)
@@ -140,17 +142,10 @@ class PieceCutter:
     def _cut(self, now: "_Open", *, at_end: bool) -> list["Cut"]:
         """Complete pieces of what is open; the rest stays open."""
         rows, margin, overlap = now.flags.size, self._margin_rows, self._overlap_rows
-        flagged = np.flatnonzero(now.flags)
         pieces = []
         keep = max(0, rows - margin)  # the first row that stays open
         owned = max(now.own_row - now.first_row, 0)
-        groups = (
-            np.split(flagged, np.flatnonzero(np.diff(flagged) > max(2 * margin, _CLOSE_ROWS)) + 1)
-            if flagged.size
-            else []
-        )
-        for group in groups:
-            first, last = int(group[0]), int(group[-1])
+        for first, last in flagged_groups(now.flags, max(2 * margin, _CLOSE_ROWS)).tolist():
             while last + margin >= rows and not at_end:
                 # not complete; what is longer than an object may be, is cut
                 stop = rows - overlap - margin
@@ -165,6 +160,7 @@ class PieceCutter:
         return pieces
 
     def _piece(self, now: "_Open", first: int, stop: int, own_first: int, own_stop: int) -> "Cut":
+        assert self._empty_line is not None  # rows are screened before they are flagged
         first, stop = max(0, first), min(stop, now.flags.size)
         return Cut(now, first, stop, own_first, own_stop, self._empty_line, self._host_ns, self._block_end)
 
@@ -184,13 +180,10 @@ class Cut:
 
     def piece(self) -> Piece:
         """Take it out: the samples are copied."""
-        near = np.ones(2 * BESIDE_FLAGGED_ROWS + 1, dtype=int)
-        flags = self.open.flags
-        wanted = np.convolve(flags, near)[BESIDE_FLAGGED_ROWS : BESIDE_FLAGGED_ROWS + flags.size] > 0
         line = self.open.first_row * ROW_LINES
         return Piece(
             self.open.lines(self.first, self.stop),
-            wanted[self.first : self.stop],
+            rows_near(self.open.flags, self.first, self.stop, BESIDE_FLAGGED_ROWS),
             line + self.own_first * ROW_LINES,
             line + self.own_stop * ROW_LINES,
             self.empty_line,
@@ -239,8 +232,8 @@ class _Open:
         now = replace(self, parts=(*self.parts, _Part(shift, block, lines, shift)))
         screen, border = lines.empty_line.screen, np.empty(0, dtype=np.bool_)
         done, stop_row = self.first_row + self.flags.size, lines.stop_line // ROW_LINES
-        row = np.arange(done, (first_row if flags.size else max(stop_row, done)) + 1)
-        row_starts = now.line_start(row * ROW_LINES)
+        across = (first_row if flags.size else max(stop_row, done)) - done
+        row_starts = now.starts(done * ROW_LINES, ROW_LINES, across + 1)
         if not flags.size:  # none lies wholly in this block; of those across, the samples may be yet to come
             fits = np.ceil(row_starts) + screen.reach <= shift + block.size
             row_starts = row_starts[: int(np.count_nonzero(fits)) + 1]
@@ -248,28 +241,35 @@ class _Open:
             first = math.floor(row_starts[0])
             samples = now.take(first, math.ceil(row_starts[-1]) + screen.reach)
             border, _ = screen_rows(samples, self.index + first, row_starts - first, screen)
-        return replace(now, flags=np.concatenate([self.flags, border, flags]))
+        return replace(now, flags=append_flags(self.flags, border, flags))
 
-    def line_start(self, line: np.ndarray) -> np.ndarray:
-        """Starts of ascending lines [samples after ``index``]: of each by the block in which it starts."""
-        starts = np.empty(line.size)
-        done = 0
+    def starts(self, first_line: int, step: int, count: int) -> np.ndarray:
+        """Starts of every ``step``-th line [samples after ``index``]: of each by the block in which it starts."""
+        found = []
         for part in self.parts:
-            stop = line.size if part is self.parts[-1] else int(np.searchsorted(line, part.lines.stop_line))
-            starts[done:stop] = part.lines.line_start(line[done:stop]) + part.shift
-            done = stop
-        return starts
+            here = count
+            if part is not self.parts[-1]:
+                here = min(max(-((first_line - part.lines.stop_line) // step), 0), count)
+            if here:
+                found.append(part.lines.starts(first_line, step, here) + part.shift)
+            first_line, count = first_line + here * step, count - here
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     def take(self, first: int, stop: int) -> np.ndarray:
         """A copy of samples ``first`` … ``stop`` - 1 after ``index``."""
-        return np.concatenate(
-            [part.samples[max(first - part.place, 0) : max(stop - part.place, 0)] for part in self.parts]
-        )
+        begin = max(first, self.parts[0].place)
+        last = self.parts[-1]
+        taken = np.empty(max(min(stop, last.place + last.samples.size) - begin, 0), dtype=last.samples.dtype)
+        for part in self.parts:
+            start, end = max(begin - part.place, 0), min(stop - part.place, part.samples.size)
+            if end > start:
+                copy_samples(part.samples, start, end, taken, start + part.place - begin)
+        return taken
 
     def lines(self, first: int, stop: int) -> Lines:
         """Rows ``first`` … ``stop`` - 1, counted from the first, with their samples."""
         first_line = (self.first_row + first) * ROW_LINES
-        starts = self.line_start(np.arange(first_line, (self.first_row + stop) * ROW_LINES + 1))
+        starts = self.starts(first_line, 1, (stop - first) * ROW_LINES + 1)
         begin = max(self.parts[0].place, math.floor(starts[0]) - 4)
         samples = self.take(begin, math.ceil(starts[-1]) + 4)
         return Lines(samples, self.index + begin, first_line, starts - begin)
@@ -277,7 +277,7 @@ class _Open:
     def from_row(self, row: int, own_row: int) -> "_Open":
         """What is left from a row on, apart from the block's memory."""
         line = (self.first_row + row) * ROW_LINES
-        begin = max(self.parts[0].place, math.floor(self.line_start(np.array([line]))[0]) - 4)
+        begin = max(self.parts[0].place, math.floor(self.starts(line, 1, 1)[0]) - 4)
         kept = []
         for part in self.parts:
             end = part.place + part.samples.size

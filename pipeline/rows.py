@@ -1,14 +1,18 @@
 """Rows of the table in columns: from measured cells, and from what the screen's sums say of cells without an image."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from ..classify import FEATURES
+from ..classify import FEATURES, feature_columns
+from ..sr._kernels import CONVERTERS
 from ..sr.reconstruct import Grid
-from ..sr.screen import ROW_LINES, ScreenTables
-from ..sr.summary import Summary
+from ..sr.screen import ROW_LINES
+from ..sr.summary import Summary, sum_up, summary_of
 from .crops import grey_crops
 from .live_results import CellBatch
-from .measure import Cell, Lines, Setup
+from .measure import Cell, Setup
+from .pieces import Piece
 from .rtdc import RtdcMetadata
 
 
@@ -20,20 +24,74 @@ def cell_batch(cells: list[Cell], crop_px: int, metadata: RtdcMetadata) -> CellB
     return CellBatch(columns, crops, masks, np.ones(len(cells), np.bool_))
 
 
-def summary_batch(
-    setup: Setup, grid: Grid, lines: Lines, screen: ScreenTables, summary: Summary, crop_px: int
-) -> CellBatch:
+@dataclass(frozen=True)
+class Found:
+    """Objects that begin in some pieces, as the screen's sums see them.
+
+    piece : ndarray of shape (N,), int64
+        Which piece each is in.
+    summary : Summary
+    first_start, last_end, centre_start : ndarray of shape (N,), float64
+        Start of the first line, end of the last line, start of the centre [the digitiser's index].
+    """
+
+    piece: np.ndarray
+    summary: Summary
+    first_start: np.ndarray
+    last_end: np.ndarray
+    centre_start: np.ndarray
+
+    def some(self, which: np.ndarray) -> "Found":
+        """Some of the objects, by index or mask."""
+        return Found(
+            self.piece[which],
+            self.summary.some(which),
+            self.first_start[which],
+            self.last_end[which],
+            self.centre_start[which],
+        )
+
+
+def find_objects(pieces: list[Piece]) -> Found:
+    """Objects that begin in pieces, one call of a kernel each."""
+    sums = [
+        sum_up(
+            piece.lines.samples, piece.lines.index % CONVERTERS, piece.lines.starts, piece.wanted,
+            piece.empty_line.screen,
+        )
+        for piece in pieces
+    ]  # fmt: skip
+    number = np.repeat(np.arange(len(pieces)), [len(s) for s in sums])
+    first_line, own_first, own_stop = (
+        np.array([getter(piece) for piece in pieces], dtype=np.int64)[number]
+        for getter in (lambda p: p.lines.first_line, lambda p: p.own_first, lambda p: p.own_stop)
+    )
+    summary = summary_of(np.concatenate(sums), first_line, pieces[0].empty_line.screen.box_samples)
+    own = (summary.line_first >= own_first) & (summary.line_first < own_stop)
+    number, summary = number[own], summary.some(own)
+    ends = np.searchsorted(number, np.arange(len(pieces) + 1))
+    place = np.empty((3, number.size))
+    for i, piece in enumerate(pieces):
+        mine = slice(ends[i], ends[i + 1])
+        line = np.stack([summary.line_first[mine], summary.line_last[mine] + 1.0, summary.line_centre[mine]])
+        starts = piece.lines.starts
+        place[:, mine] = piece.lines.index + np.interp(line - piece.lines.first_line, np.arange(starts.size), starts)
+    return Found(number, summary, *place)
+
+
+def summary_batch(setup: Setup, grid: Grid, box_samples: int, found: Found, crop_px: int) -> CellBatch:
     """Cells without a picture: place, time, extent and light; other features are empty (NaN).
 
     Extents and areas count whole boxes (lines by samples) that deviate from the empty line, so they are up to a box
     larger than an image would show. Saturated samples are not counted.
     """
-    n = summary.line_first.size
+    summary = found.summary
+    n = found.piece.size
     pixel_um = setup.pixel_um(grid)
     pixel = pixel_um or 1.0
     along = (summary.line_last - summary.line_first + 1) / grid.lines_per_row  # pixels
     across = (summary.tau_last_samples - summary.tau_first_samples) * grid.columns_per_sample
-    area = summary.boxes * (ROW_LINES / grid.lines_per_row) * (screen.box_samples * grid.columns_per_sample)
+    area = summary.boxes * (ROW_LINES / grid.lines_per_row) * (box_samples * grid.columns_per_sample)
     known = {
         "area": area * pixel**2,
         "equivalent_diameter": 2 * np.sqrt(area / np.pi) * pixel,
@@ -43,14 +101,12 @@ def summary_batch(
         "transmission_mean": summary.transmission_mean,
         "transmission_min": summary.transmission_least,
     }
-    line = np.arange(lines.first_line, lines.stop_line + 1)
-    starts = np.interp(np.stack([summary.line_first, summary.line_last + 1]), line, lines.starts)
     columns: dict[str, np.ndarray] = {
         "line_first": summary.line_first,
-        "line_last": np.minimum(summary.line_last, lines.stop_line - 1),
-        "sample_first": lines.index + np.ceil(starts[0]).astype(np.int64),
-        "sample_last": lines.index + np.ceil(starts[1]).astype(np.int64) - 1,
-        "time_s": (lines.index + np.interp(summary.line_centre, line, lines.starts)) / setup.sample_rate_hz,
+        "line_last": summary.line_last,
+        "sample_first": np.ceil(found.first_start).astype(np.int64),
+        "sample_last": np.ceil(found.last_end).astype(np.int64) - 1,
+        "time_s": found.centre_start / setup.sample_rate_hz,
         "line_centre": summary.line_centre,
         "position_samples": summary.tau_centre_samples,
         "significance": summary.significance,
@@ -58,16 +114,16 @@ def summary_batch(
     if setup.geometry.um_per_sample is not None:
         columns["position_um"] = summary.tau_centre_samples * setup.geometry.um_per_sample
     unknown = np.full(n, np.nan)
-    columns |= {f.column(pixel_um is not None): known.get(f.name, unknown) for f in FEATURES}
+    names = zip(FEATURES, feature_columns(calibrated=pixel_um is not None), strict=True)
+    columns |= {column: known.get(feature.name, unknown) for feature, column in names}
     columns["touches_border"] = np.zeros(n)
-    columns["saturated_samples"] = np.zeros(n, np.int64)
-    columns["crop_cut"] = np.zeros(n, np.int64)
+    columns["saturated_samples"] = columns["crop_cut"] = np.zeros(n, np.int64)
     none = np.empty((0, crop_px, crop_px))
     return CellBatch(columns, none.astype(np.uint8), none.astype(np.bool_), np.zeros(n, np.bool_))
 
 
 def joined(batches: list[CellBatch]) -> CellBatch:
-    """Batches of the same columns as one, in order of lines."""
+    """Batches of the same columns as one, in order of lines; a single one is as it is."""
     if len(batches) == 1:
         return batches[0]
     columns = {name: np.concatenate([b.columns[name] for b in batches]) for name in batches[0].columns}

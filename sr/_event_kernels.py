@@ -1,10 +1,24 @@
-"""Compiled kernels that group the bins of a significance map into events."""
+"""Compiled kernels that group the bins of a significance map into events.
+
+They keep the GIL: they take less time than another thread takes to wake up, and would then wait for it to give the GIL
+back.
+"""
 
 import numpy as np
 from numba import njit
 
 
-@njit(nogil=True, cache=True)
+@njit(cache=True)
+def extremes(values):
+    """Least and greatest of a float32 (R, C); (0, 0) where it is empty."""
+    least = greatest = np.float32(0.0)
+    for r in range(values.shape[0]):
+        for c in range(values.shape[1]):
+            least, greatest = min(least, values[r, c]), max(greatest, values[r, c])
+    return least, greatest
+
+
+@njit(cache=True)
 def near_bins(significance, join, gap_rows, near):
     """Bins that may belong to an event; bool, the map's shape.
 
@@ -41,7 +55,7 @@ def near_bins(significance, join, gap_rows, near):
         first = stop
 
 
-@njit(nogil=True, cache=True)
+@njit(cache=True)
 def _root(parent, i):
     while parent[i] != i:
         parent[i] = parent[parent[i]]
@@ -49,7 +63,7 @@ def _root(parent, i):
     return i
 
 
-@njit(nogil=True, cache=True)
+@njit(cache=True)
 def label_bins(near, significance, labels, boxes, peaks):
     """Label the 8-connected groups of ``near`` (bool (R, C)) from 1 on, in order of their first bin.
 

@@ -1240,11 +1240,7 @@ def follow_bursts(samples, turn, state, tables, limits, priors, chi2_limit, rule
         last = samples.shape[0] - (lines - 1) * state[PERIOD] - width - 4
         room = math.floor((last - state[START]) / state[PERIOD])
         if room < lines // 2:  # the last burst was measured at the end of the block
-            if lost or state[SINCE] < rules[8]:
-                break
-            lost = True
-            state[:] = good
-            continue
+            break
         careful = state[SINCE] > 0 or state[START] < careful_until
         most = lines if lost else often if careful else rules[1]
         wait = lines

@@ -45,6 +45,70 @@ else:
         return types.void(array, index), codegen
 
 
+@njit(cache=True)
+def starts_between(knot_line, knot_start, first, step, count):
+    """Starts of lines first, first + step, … on the straight lines between knots; float64 (count,).
+
+    It keeps the GIL, as do all kernels that take less time than another thread takes to wake up.
+    """
+    starts = np.empty(count)
+    k, last = 0, knot_line.shape[0] - 2
+    for i in range(count):
+        line = first + i * step
+        while k < last and line >= knot_line[k + 1]:
+            k += 1
+        slope = (knot_start[k + 1] - knot_start[k]) / (knot_line[k + 1] - knot_line[k])
+        starts[i] = knot_start[k] + (line - knot_line[k]) * slope
+    return starts
+
+
+@njit(cache=True)
+def flagged_groups(flags, gap):
+    """First and last row of each group of flagged rows that lie no further apart than ``gap``; int64 (N, 2)."""
+    count, last = 0, -gap - 1
+    for r in range(flags.shape[0]):
+        if flags[r]:
+            count += r - last > gap
+            last = r
+    groups = np.empty((count, 2), dtype=np.int64)
+    count, last = 0, -gap - 1
+    for r in range(flags.shape[0]):
+        if flags[r]:
+            if r - last > gap:
+                groups[count, 0] = r
+                count += 1
+            groups[count - 1, 1] = r
+            last = r
+    return groups
+
+
+@njit(cache=True)
+def rows_near(flags, first, stop, beside):
+    """Whether each of rows first … stop - 1 lies within ``beside`` rows of a flagged one; bool."""
+    near = np.zeros(stop - first, dtype=np.bool_)
+    for r in range(max(first - beside, 0), min(stop + beside, flags.shape[0])):
+        if flags[r]:
+            near[max(r - beside - first, 0) : max(min(r + beside + 1, stop) - first, 0)] = True
+    return near
+
+
+@njit(cache=True)
+def append_flags(first, second, third):
+    """Three bool arrays as one."""
+    both = first.shape[0] + second.shape[0]
+    joined = np.empty(both + third.shape[0], dtype=np.bool_)
+    joined[: first.shape[0]] = first
+    joined[first.shape[0] : both] = second
+    joined[both:] = third
+    return joined
+
+
+@njit(cache=True)
+def copy_samples(source, begin, stop, target, at):
+    """Copy some samples."""
+    target[at : at + stop - begin] = source[begin:stop]
+
+
 def _make_screen(integer: Any) -> Any:
     """The kernel for sums of type ``integer``: int16 holds those of 8-bit samples, int32 of all others."""
 

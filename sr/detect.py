@@ -172,11 +172,12 @@ def find_events(
     min_significance : float, optional
         Significance that some bin of an event reaches [standard deviations].
     """
-    if not (significance >= min_significance).any():
+    least, greatest = _event_kernels.extremes(significance)
+    if greatest < min_significance:
         return []
-    dark = (significance < 0).any(axis=1)
-    if dark.any():  # where the light goes or comes, part of a line or of a row is dark: no object
-        significance = np.where(ndimage.binary_dilation(dark)[:, None], np.float32(0), significance)
+    if least < 0:  # where the light goes or comes, part of a line or of a row is dark: no object
+        dark = ndimage.binary_dilation((significance < 0).any(axis=1))
+        significance = np.where(dark[:, None], np.float32(0), significance)
     # a row or two in which an object hides (its edge falls between samples) do not part it; columns part neighbours
     near, labels = np.empty(significance.shape, np.bool_), np.empty(significance.shape, np.int32)
     _event_kernels.near_bins(significance, JOIN_SIGNIFICANCE, GAP_ROWS, near)

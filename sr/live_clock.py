@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from . import _kernels
+from . import _kernels, _screen_kernels
 from .empty_line import EmptyLine
 from .errors import SignalError
 from .period import find_period
@@ -45,7 +45,7 @@ _START_WALK, _PERIOD_WALK = (3e-4) ** 2, (1e-7) ** 2
 _MOST_WALK_SCALE = 1e8
 # Changes that the empty line follows: pulse energy and baseline, in shares of their scatter from line to line and of
 # the noise; and the period, in samples. Slow changes, averaged over this many bursts.
-_GAIN_STEP, _BASELINE_STEP, _PERIOD_STEP_SAMPLES = 0.5, 0.25, 0.005
+_GAIN_STEP, _BASELINE_STEP, _PERIOD_STEP_SAMPLES = 2.0, 1.0, 0.005
 _SLOW_BURSTS = 8
 # A change of the period by less than this may stretch the line's shape [samples].
 _STRETCH_SAMPLES = 0.01
@@ -81,6 +81,10 @@ class LockedLines:
     def line_start(self, line: np.ndarray) -> np.ndarray:
         """Starts of lines from the first knot to the last [samples after the block's first one]; float64."""
         return np.interp(line, self.knot_line, self.knot_start)
+
+    def starts(self, first_line: int, step: int, count: int) -> np.ndarray:
+        """The same of every ``step``-th line."""
+        return _screen_kernels.starts_between(self.knot_line, self.knot_start, first_line, step, count)
 
 
 class TrackingClock:
@@ -172,8 +176,11 @@ class TrackingClock:
             self._leap()
         found: list[LockedLines] = []
         position, tried, tries = 0, False, 0
-        while self.locked or (begin := self._lit_from(seen, position)) is not None:
+        while True:
             if not self.locked:
+                begin = self._lit_from(seen, position)
+                if begin is None:
+                    break
                 tried, continues = True, False
                 if not self._acquire(seen, begin, thorough=tries % _TRIES_PER_BLOCK == 0):
                     step = 2 * BURST_LINES * self.empty_line.background.period_samples * 2**tries
@@ -237,7 +244,8 @@ class TrackingClock:
         """
         state = self._state
         before = (self._line, state[_kernels.START], state[_kernels.PERIOD])
-        count, lost_at = _kernels.follow_bursts(*self._arguments(samples), self._knots)
+        arguments = (*self._arguments(samples), self._knots)
+        count, lost_at = _kernels.follow_bursts(*arguments)
         found = self._knots[:count].copy()
         line = np.concatenate([[before[0]], before[0] + found[:, 0].astype(np.int64)])
         start = np.concatenate([[before[1]], found[:, 1]])

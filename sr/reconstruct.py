@@ -61,15 +61,15 @@ def choose_grid(
         Lines that pass while the flow moves by the width of one sample; None where the geometry is unknown (the
         pixels are then not known to be square).
     oversampling : int, optional
-        Pixels per sample along the line. By default about the square root of ``lines_per_sample``: the best
-        isotropic pixel of a lattice has the area of its cell, and no more pixels hold no more. Where the geometry is
-        unknown, enough to resolve the kernel.
+        Pixels per sample along the line. By default enough to resolve the kernel, and no coarser than the square
+        root of ``lines_per_sample``: the best isotropic pixel of a lattice has the area of its cell.
     """
     sigma_samples, sigma_lines = kernel
+    finest = int(np.ceil(0.6 / sigma_samples))
     if lines_per_sample is None:
-        columns = oversampling or min(int(np.ceil(0.6 / sigma_samples)), MOST_COLUMNS_PER_SAMPLE)
+        columns = oversampling or min(finest, MOST_COLUMNS_PER_SAMPLE)
         return Grid(float(columns), max(1.0, sigma_lines), sigma_samples, sigma_lines)
-    columns = oversampling or min(max(1, round(float(np.sqrt(lines_per_sample)))), MOST_COLUMNS_PER_SAMPLE)
+    columns = oversampling or min(max(finest, int(np.ceil(np.sqrt(lines_per_sample)))), MOST_COLUMNS_PER_SAMPLE)
     return Grid(float(columns), lines_per_sample / columns, sigma_samples, sigma_lines)
 
 

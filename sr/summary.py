@@ -3,6 +3,7 @@
 For when there are more cells than can be imaged in time. Resolution: four lines by a box of two to eight samples.
 """
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,10 @@ import numpy as np
 from . import _summary_kernels as kernels
 from .screen import FLAG_SIGNIFICANCE, ROW_LINES, ScreenTables
 
-# Objects of one call; more are left out.
-_MOST_OBJECTS = 4096
+# Objects of one call; more are left out. Objects of fewer boxes are noise.
+_MOST_OBJECTS, _LEAST_BOXES = 4096, 2
+
+_own = threading.local()  # each thread's work arrays
 
 
 @dataclass(frozen=True)
@@ -48,17 +51,10 @@ class Summary:
         return Summary(**{name: values[which] for name, values in vars(self).items()})
 
 
-def summarise(
-    samples: np.ndarray,
-    origin: int,
-    starts: np.ndarray,
-    first_line: int,
-    wanted: np.ndarray,
-    tables: ScreenTables,
-    *,
-    min_boxes: int = 2,
-) -> Summary:
-    """Summarise the objects in some lines.
+def sum_up(
+    samples: np.ndarray, origin: int, starts: np.ndarray, wanted: np.ndarray, tables: ScreenTables
+) -> np.ndarray:
+    """Sums of the objects in some lines, for :func:`summary_of`.
 
     Parameters
     ----------
@@ -66,52 +62,54 @@ def summarise(
         Waveform [codes]; ``origin`` is the digitiser's index of its first sample.
     starts : ndarray of shape (N + 1,), float64
         Starts of consecutive lines, from the first line of a row on [samples after ``samples[0]``].
-    first_line : int
-        Number of the first line.
     wanted : ndarray of shape (N / ROW_LINES,), bool
         Rows to look at.
     tables : ScreenTables
-    min_boxes : int, optional
-        Objects of fewer boxes are noise.
+
+    Returns
+    -------
+    sums : ndarray of shape (objects, SUMS), float64
+        See ``_summary_kernels``; rows are counted from the first line.
     """
     row_starts = starts[::ROW_LINES]
     rows = min(wanted.size, row_starts.size - 1)
-    inside = np.ceil(row_starts[:rows]) + tables.reach <= samples.size
-    rows = int(np.count_nonzero(inside & (row_starts[:rows] >= 0)))
-    objects, parent = np.empty((_MOST_OBJECTS, kernels.SUMS)), np.empty(_MOST_OBJECTS, np.int64)
+    while rows > 0 and row_starts[rows - 1] + 1 + tables.reach > samples.size:
+        rows -= 1
     width = tables.arrays[1].shape[2]
+    if not hasattr(_own, "objects"):
+        _own.objects, _own.parent = np.empty((_MOST_OBJECTS, kernels.SUMS)), np.empty(_MOST_OBJECTS, np.int64)
     kernel = kernels.summarise_rows_int16 if tables.sums_type is np.int16 else kernels.summarise_rows_int32
     count = kernel(
         samples, origin, row_starts[: rows + 1], wanted, tables.arrays, tables.inverse_light,
-        np.zeros((2, width + 8), tables.sums_type), objects, parent,
+        np.zeros((2, width + 8), tables.sums_type), _own.objects, _own.parent,
     )  # fmt: skip
-    found = objects[:count]
-    found = found[found[:, kernels.BOXES] >= min_boxes]
-    found = found[np.lexsort((found[:, kernels.BOX_FIRST], found[:, kernels.ROW_FIRST]))]
-    box = tables.box_samples
-    loss = found[:, kernels.LOSS]
-    # what brightens as much as it darkens has no centre of loss: its box has one
-    sure = np.abs(loss) > 0.2 * found[:, kernels.BOXES] * found[:, kernels.MOST_LOSS]
-    centre = [
-        np.where(
-            sure,
-            np.divide(found[:, moment], loss, out=np.zeros_like(loss), where=sure),
-            (found[:, first] + found[:, last]) / 2,
-        )
+    found = _own.objects[:count]
+    return found[found[:, kernels.BOXES] >= _LEAST_BOXES]
+
+
+def summary_of(sums: np.ndarray, first_line: np.ndarray, box_samples: int) -> Summary:
+    """What sums of objects mean; ``first_line`` int64 (objects,), the line from which the rows of each are counted."""
+    number = sums[:, kernels.BOXES]
+    loss = sums[:, kernels.LOSS]
+    # what brightens as much as it darkens has no centre of loss: its extent has one
+    sure = np.abs(loss) > 0.2 * number * sums[:, kernels.MOST_LOSS]
+    divisor = np.where(sure, loss, 1.0)
+    row, box = (
+        np.where(sure, sums[:, moment] / divisor, (sums[:, first] + sums[:, last]) / 2)
         for moment, first, last in (
             (kernels.LOSS_ROW, kernels.ROW_FIRST, kernels.ROW_LAST),
             (kernels.LOSS_BOX, kernels.BOX_FIRST, kernels.BOX_LAST),
         )
-    ]
+    )
     return Summary(
-        line_first=first_line + ROW_LINES * found[:, kernels.ROW_FIRST].astype(np.int64),
-        line_last=first_line + ROW_LINES * found[:, kernels.ROW_LAST].astype(np.int64) + ROW_LINES - 1,
-        tau_first_samples=box * found[:, kernels.BOX_FIRST],
-        tau_last_samples=box * (found[:, kernels.BOX_LAST] + 1),
-        line_centre=first_line + ROW_LINES * centre[0] + (ROW_LINES - 1) / 2,
-        tau_centre_samples=box * centre[1] + box / 2,
-        boxes=found[:, kernels.BOXES].astype(np.int64),
-        transmission_mean=1 - loss / np.maximum(found[:, kernels.BOXES], 1),
-        transmission_least=1 - found[:, kernels.MOST_LOSS],
-        significance=FLAG_SIGNIFICANCE * found[:, kernels.SIGNIFICANCE],
+        line_first=first_line + ROW_LINES * sums[:, kernels.ROW_FIRST].astype(np.int64),
+        line_last=first_line + ROW_LINES * sums[:, kernels.ROW_LAST].astype(np.int64) + ROW_LINES - 1,
+        tau_first_samples=box_samples * sums[:, kernels.BOX_FIRST],
+        tau_last_samples=box_samples * (sums[:, kernels.BOX_LAST] + 1),
+        line_centre=first_line + ROW_LINES * row + (ROW_LINES - 1) / 2,
+        tau_centre_samples=box_samples * (box + 0.5),
+        boxes=number.astype(np.int64),
+        transmission_mean=1 - loss / number,
+        transmission_least=1 - sums[:, kernels.MOST_LOSS],
+        significance=FLAG_SIGNIFICANCE * sums[:, kernels.SIGNIFICANCE],
     )

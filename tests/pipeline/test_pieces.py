@@ -1,0 +1,169 @@
+"""Pieces cut out of a stream: the same cells wherever the blocks end, each once, whole, however long what is flagged.
+
+The line starts are the simulated loop's own where nothing else is said, so that only the cutting is tested.
+"""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stretchscope.acquisition.simulated_loop import SimulatedLoop, simulated_loop
+from stretchscope.pipeline.live import measure_piece
+from stretchscope.pipeline.live_setup import Calibration
+from stretchscope.pipeline.measure import margin_lines
+from stretchscope.pipeline.pieces import Piece, PieceCutter, screen_block
+from stretchscope.sr.live_clock import LockedLines, TrackingClock
+
+# What the calibration calls a line's start lies so far behind the pulse's own beginning.
+LATE_SAMPLES = 5.796
+DARK_CODES = -102.4
+LINE = 431  # samples, nearly
+
+
+@pytest.fixture(scope="module")
+def crowd() -> SimulatedLoop:
+    """Twelve cells in 4 866 lines."""
+    return simulated_loop(loop_samples=1 << 21, block_samples=1 << 16, cells_per_s=30_000, seed=5)
+
+
+class TrueClock:
+    """The loop's line starts, but for their jitter; as ``TrackingClock`` gives them."""
+
+    def __init__(self, loop: SimulatedLoop, calibration: Calibration) -> None:
+        self._first = loop.first_line_start_samples + LATE_SAMPLES
+        self._period, self._empty_line = loop.line_period_samples, calibration.setup.empty_line
+        self._continues = False
+
+    def follow(self, samples: np.ndarray, index: int) -> list[LockedLines]:
+        first, stop = (
+            max(0, int(np.ceil((place - self._first) / self._period))) for place in (index, index + samples.size)
+        )
+        if stop <= first:
+            return []
+        knots = np.array([first, stop])
+        starts = self._first + knots * self._period - index
+        continues, self._continues = self._continues, True
+        return [LockedLines(first, stop, knots, starts, continues, self._empty_line)]
+
+
+def pieces_of(clock: object, calibration: Calibration, samples: np.ndarray, borders: list[int]) -> list[Piece]:
+    """The pieces of samples that come in blocks with these borders."""
+    cutter = PieceCutter(partial(margin_lines, calibration.grid), calibration.setup.geometry.um_per_line)
+    cuts = []
+    for first, stop in zip([0, *borders], [*borders, samples.size], strict=True):
+        block = samples[first:stop].copy()
+        locked = clock.follow(block, first)
+        screened = [screen_block(block, first, lines) for lines in locked]
+        cuts += [cut.piece() for cut in cutter.add(block, first, 0, locked, screened)]
+        block[:] = 0  # given back: what is still wanted of it was copied
+    return cuts + [cut.piece() for cut in cutter.close()]
+
+
+def rows_of(pieces: list[Piece], calibration: Calibration) -> list[dict[str, float]]:
+    rows = [cell.row for piece in pieces for cell in measure_piece(calibration.setup, calibration, piece)[1]]
+    return sorted(rows, key=lambda row: (row["line_first"], row["position_samples"]))
+
+
+def assert_same(rows: list[dict[str, float]], others: list[dict[str, float]]) -> None:
+    assert [row["line_first"] for row in rows] == [row["line_first"] for row in others]
+    for row, other in zip(rows, others, strict=True):
+        for name, value in row.items():
+            np.testing.assert_allclose(other[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def every(size: int, of: int) -> list[int]:
+    return list(range(size, of, size))
+
+
+@pytest.mark.parametrize("size", [3 * LINE, 5 * LINE + 100, 20 * LINE, 77 * LINE + 5, 1000 * LINE])
+def test_same_cells_for_any_block_size(size: int, crowd: SimulatedLoop, calibration: Calibration) -> None:
+    """Blocks from three lines on give, number by number, what the whole loop in one block gives: all its cells."""
+    whole = rows_of(pieces_of(TrueClock(crowd, calibration), calibration, crowd.samples, []), calibration)
+    assert len(whole) == crowd.cells.size
+    borders = every(size, crowd.samples.size)
+    assert_same(
+        whole, rows_of(pieces_of(TrueClock(crowd, calibration), calibration, crowd.samples, borders), calibration)
+    )
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(st.lists(st.integers(2 * LINE, (1 << 20) - 1), max_size=8, unique=True))
+def test_same_cells_wherever_blocks_end(crowd: SimulatedLoop, calibration: Calibration, borders: list[int]) -> None:
+    """Borders anywhere, through cells or one line apart."""
+    samples = crowd.samples[: 1 << 20]
+    apart = [
+        border
+        for border, before in zip(sorted(borders), [0, *sorted(borders)], strict=False)
+        if border - before > 2 * LINE
+    ]
+    whole = rows_of(pieces_of(TrueClock(crowd, calibration), calibration, samples, []), calibration)
+    assert len(whole) >= 4
+    assert_same(whole, rows_of(pieces_of(TrueClock(crowd, calibration), calibration, samples, apart), calibration))
+
+
+def test_border_through_every_row_of_a_cell(crowd: SimulatedLoop, calibration: Calibration) -> None:
+    """A border at each eighth of a line's length, through one cell from before its first line to after its last."""
+    samples = crowd.samples[: 1 << 20]
+    whole = rows_of(pieces_of(TrueClock(crowd, calibration), calibration, samples, []), calibration)
+    cell = whole[len(whole) // 2]
+    for border in np.linspace(cell["sample_first"] - 20 * LINE, cell["sample_last"] + 20 * LINE, 16).astype(int):
+        pieces = pieces_of(TrueClock(crowd, calibration), calibration, samples, [int(border)])
+        assert_same(whole, rows_of(pieces, calibration))
+
+
+@pytest.mark.parametrize("size", [20 * LINE, 33_333, 100_000, 1 << 21])
+def test_same_cells_with_the_tracking_clock(size: int, crowd: SimulatedLoop, calibration: Calibration) -> None:
+    """The same with the clock that has to find and follow the lines itself, behind those it needs to lock."""
+    clock = TrackingClock(calibration.setup.empty_line)
+    pieces = pieces_of(clock, calibration, crowd.samples, every(size, crowd.samples.size))
+    found = np.array([row["line_first"] for row in rows_of(pieces, calibration)])
+    expected = crowd.cells["line_first"]
+    expected = expected[expected > (200 if size < 1 << 17 else 0)]
+    assert clock.losses == 0
+    assert len(set(found)) == len(found)
+    assert all(np.abs(found - line).min() < 8 for line in expected)
+    assert len(found) - len(expected) in (0, 1)
+
+
+def shaded(loop: SimulatedLoop, first_line: int, stop_line: int, position: tuple[float, float]) -> np.ndarray:
+    """The loop's samples, with a stripe along the flow that takes 40 % of the light."""
+    line, tau = np.divmod(
+        np.arange(loop.samples.size) - loop.first_line_start_samples - LATE_SAMPLES, loop.line_period_samples
+    )
+    inside = (line >= first_line) & (line < stop_line) & (tau >= position[0]) & (tau < position[1])
+    codes = np.where(inside, DARK_CODES + 0.6 * (loop.samples - DARK_CODES), loop.samples)
+    return np.rint(codes).astype(loop.samples.dtype)
+
+
+@pytest.mark.parametrize("size", [20 * LINE, 100_000, 1 << 19, 1 << 21])
+@pytest.mark.parametrize(("first_line", "stop_line"), [(1000, 3500), (-1, 10_000)])
+def test_flagged_without_end(
+    first_line: int, stop_line: int, size: int, crowd: SimulatedLoop, calibration: Calibration
+) -> None:
+    """Something longer than any cell, or without end, beside which cells pass: pieces overlap, each cell is found once,
+    and what is long is not found again in each piece."""
+    samples = shaded(crowd, first_line, stop_line, (8.0, 20.0))
+    pieces = pieces_of(TrueClock(crowd, calibration), calibration, samples, every(size, samples.size))
+    rows = rows_of(pieces, calibration)
+    apart = crowd.cells["x_first_um"] / crowd.instrument.um_per_sample - LATE_SAMPLES > 32
+    found = np.array([row["line_first"] for row in rows])
+    position = np.array([row["position_samples"] for row in rows])
+    for cell in crowd.cells[apart]:
+        near = np.abs(found - cell["line_first"]) < 8
+        near &= np.abs(position - cell["x_um"] / crowd.instrument.um_per_sample + LATE_SAMPLES) < 15
+        assert near.sum() == 1, cell
+    assert len(rows) - np.count_nonzero(apart) <= np.count_nonzero(~apart) + 2
+    own = np.array([(piece.own_first, min(piece.own_stop, piece.lines.stop_line)) for piece in pieces])
+    assert (own[1:, 0] >= own[:-1, 1] - 4 * 512).all()
+
+
+def test_pieces_without_own_lines_count_none(crowd: SimulatedLoop, calibration: Calibration) -> None:
+    """The samples that a dropped piece takes out of the account are never more than it holds."""
+    samples = shaded(crowd, -1, 10_000, (8.0, 20.0))
+    pieces = pieces_of(TrueClock(crowd, calibration), calibration, samples, every(100_000, samples.size))
+    assert len(pieces) > 3
+    assert all(0 <= piece.own_samples <= piece.lines.samples.size for piece in pieces)
+    assert sum(piece.own_samples for piece in pieces) <= samples.size
