@@ -137,8 +137,9 @@ def show(result: dict[str, Any]) -> None:
     pace = "paced" if result["paced"] else "unpaced"
     print(
         f"{result['rate_hz'] / 1e9:3.0f} GSa/s, {result['cells_per_signal_s']:6.0f} cells/s, "
-        f"{result['workers']} workers, {pace:7}, images {result['image_share']:4.2f}: factor {result['realtime_factor']:.2f}, cells "
-        f"{result['cells']} of {result['cells_expected']:.0f}, samples lost {lost}{tail}",
+        f"{result['workers']} workers, {pace:7}: factor {result['realtime_factor']:.2f}, "
+        f"cells {result['cells']} of {result['cells_expected']:.0f}, {result['images']} images "
+        f"(asked for {result['image_share']:.2f}), samples lost {lost}{tail}",
         flush=True,
     )
 

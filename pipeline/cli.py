@@ -441,6 +441,8 @@ def _simulated_stream(
     paced: bool,
 ) -> Any:
     """A source that replays a simulated loop, and its calibration."""
+    from functools import partial
+
     from ..acquisition import CaptureError
     from ..acquisition.simulated_loop import simulated_loop
     from ..acquisition.source import LoopSource
@@ -456,9 +458,8 @@ def _simulated_stream(
         except ValueError as error:
             raise CaptureError(str(error)) from error
     _say("measuring the empty line")
-    ring = {"metadata": loop.metadata, "block_samples": BLOCK_SAMPLES, "depth": DEPTH}
-    calibration = calibrate_on_source(LoopSource(loop.samples, rate, paced=False, **ring), settings)
-    return LoopSource(loop.samples, rate, paced=paced, **ring), calibration
+    source = partial(LoopSource, loop.samples, rate, metadata=loop.metadata, block_samples=BLOCK_SAMPLES, depth=DEPTH)
+    return source(paced=paced), calibrate_on_source(source(paced=False), settings)
 
 
 def _replayed_stream(stack: Any, path: Path, rate: float, settings: "Settings", *, paced: bool) -> Any:

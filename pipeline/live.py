@@ -373,6 +373,11 @@ class LivePipeline:
             cuts = self._commit(block, locked, screened)
             self._committed += 1
             self._turn.notify_all()
+        if self._waiting_bytes > _MOST_WAITING_BYTES // 2 and self.fill > _BLOCKS_ONLY_FILL:
+            with self._turn:  # there will be no time for them: do not even copy them
+                for cut in cuts:
+                    self._drop(cut, "overload")
+            cuts = []
         pieces = [cut.piece() for cut in cuts]
         intact = block.valid()
         with self._turn:
@@ -444,7 +449,7 @@ class LivePipeline:
         account.dropped["without_line_clock"] += block.samples.size - seen
         return self._cutter.add(block.samples, block.index, block.host_ns, locked, screened)
 
-    def _drop(self, piece: Piece, reason: str) -> None:
+    def _drop(self, piece: Piece | Cut, reason: str) -> None:
         self.account.pieces_dropped += 1
         self.account.processed -= piece.own_samples
         self.account.dropped[reason] += piece.own_samples

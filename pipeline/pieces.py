@@ -178,6 +178,16 @@ class Cut:
     host_ns: int
     block_end: int
 
+    @property
+    def own_samples(self) -> int:
+        """What ``Piece.own_samples`` will be."""
+        first, stop = (min(row, self.stop) for row in (self.own_first, self.own_stop))
+        line = self.open.first_row * ROW_LINES
+        begin, end = (
+            self.open.starts(line + row * ROW_LINES, 1, 1)[0] for row in (max(first, self.first), max(stop, self.first))
+        )
+        return math.ceil(end) - math.ceil(begin)
+
     def piece(self) -> Piece:
         """Take it out: the samples are copied."""
         line = self.open.first_row * ROW_LINES

@@ -17,8 +17,10 @@ ROW_LINES = 4
 # has not come yet: 1024 to 2048 are about as good.
 _AHEAD_SAMPLES = 2048
 _CACHE_LINE_BYTES = 64
+# Sums of this many positions are added up one by one. Three foldings of sums of four 8-bit samples fit into int16.
+_FEW_POSITIONS = 64
 
-if config.DISABLE_JIT:
+if config.DISABLE_JIT:  # type: ignore[attr-defined]
 
     def _prefetch(array: np.ndarray, index: int) -> None:
         """Without the compiler there is no memory to wait for."""
@@ -139,9 +141,20 @@ def _make_screen(integer: Any) -> Any:
             e = expected[(first + origin) % converters, phase]
             for j in range(width):
                 sums[j] = integer(x0[j]) + integer(x1[j]) + integer(x2[j]) + integer(x3[j]) - e[j]
-            total = 0
-            for j in range(base_first, base_stop):
-                total += sums[j]
+            # the mean of the positions that tell the baseline: folded on themselves while they are many
+            half, total = base_stop - base_first, 0
+            folded = sums[base_first:base_stop]
+            for _ in range(3):
+                if half <= _FEW_POSITIONS:
+                    break
+                if half % 2:
+                    total += folded[half - 1]
+                half //= 2
+                for j in range(half):
+                    boxes[j] = integer(folded[j] + folded[half + j])
+                folded = boxes
+            for j in range(half):
+                total += folded[j]
             baseline = round(total * (1 << doublings) / (base_stop - base_first))
             # a box of 2, then 4, then 8 neighbours; the buffers take turns, so that none overlaps itself
             a, b = sums, boxes

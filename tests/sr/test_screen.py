@@ -30,7 +30,8 @@ def test_flags_are_the_sums_written_out(rng: np.random.Generator, dtype: type, d
     expected = rng.integers(-30, 30, (converters, phases + 1, width)).astype(sums_type)
     limits = rng.integers(500, 2500, (phases + 1, width)).astype(sums_type)
     limits[:, -8:] = np.iinfo(sums_type).max  # no box reaches beyond the table
-    tables = ScreenTables((offsets, expected, limits, doublings, *base), (low, high), 200, np.ones(limits.shape, np.float32))
+    arrays = offsets, expected, limits, doublings, *base
+    tables = ScreenTables(arrays, (low, high), 200, np.ones(limits.shape, np.float32))
     origin = 6
     flags, saturated = screen_rows(samples, origin, row_starts, tables)
     box = 1 << doublings
