@@ -10,13 +10,16 @@ from types import ModuleType
 import dclab
 import h5py
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from dclab.rtdc_dataset.check import IntegrityChecker
 
-from stretchscope.acquisition import open_capture
+from stretchscope.acquisition import ReplaySource, open_capture
 from stretchscope.pipeline.batch import process_capture
 from stretchscope.pipeline.cells import Job, image_lines
+from stretchscope.pipeline.live_setup import calibrate_on_capture
 from stretchscope.pipeline.settings import Settings
+from stretchscope.pipeline.stream import run_stream
 from stretchscope.pipeline.survey import survey_capture
 from stretchscope.sr.reconstruct import Grid
 
@@ -144,3 +147,18 @@ def test_decimated_copies_show_what_the_other_samples_show(
     assert errors["pixel_super_resolution"] <= 0.02
     assert errors["pixel_super_resolution"] < 0.2 * errors["registered_and_averaged"]
     assert errors["compared_fraction"] > 0.6
+
+
+def test_the_stream_sees_the_same_droplet(results: Path, oil_emulsion: Path, tmp_path: Path) -> None:
+    """Replayed as a stream: one droplet on the same lines, of the same size and light as `process` finds it."""
+    calibration = calibrate_on_capture(oil_emulsion, Settings())
+    with open_capture(oil_emulsion) as capture:
+        record = run_stream(ReplaySource(capture, paced=False), calibration, folder=tmp_path, stem="live")
+    assert record["error"] is None
+    assert record["accounting"]["samples_dropped"]["without_line_clock"] < TRUE_PERIOD_SAMPLES
+    one, other = pq.read_table(results / "oil_emulsion.parquet"), pq.read_table(tmp_path / "live.parquet")
+    assert one.num_rows == other.num_rows == 1
+    for name in ("line_first", "line_last"):
+        assert one[name][0].as_py() == other[name][0].as_py()
+    for name in ("area_px2", "size_x_px", "size_y_px", "transmission_mean", "position_samples"):
+        assert other[name][0].as_py() == pytest.approx(one[name][0].as_py(), rel=0.01)
