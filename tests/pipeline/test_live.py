@@ -481,7 +481,8 @@ def test_worker_fails_at_the_end(
     run = play(blocks(loop.samples), workers=workers, fails=True)
     account = run.pipeline.account
     assert isinstance(run.pipeline.error, ZeroDivisionError)
-    assert account.pieces_dropped == account.most_pieces_waiting > 3
+    # another worker may bring one more after the failure, which then never waits
+    assert account.pieces_dropped >= account.most_pieces_waiting > 3
     assert account.dropped["not_finished"] > account.pieces_dropped * loop.line_period_samples
 
 
