@@ -36,7 +36,7 @@ from .rtdc import RtdcMetadata
 
 # Cut-out lines that may wait [bytes]; the fill of the ring, or the bytes waiting, from which cells are summed up
 # instead of imaged, that many pieces at once; and the fill from which blocks go before everything else.
-_MOST_WAITING_BYTES, _PRESSING_BYTES, _PRESSING_FILL = 64 << 20, 4 << 20, 0.13
+_MOST_WAITING_BYTES, _PRESSING_BYTES, _PRESSING_FILL = 256 << 20, 1 << 20, 0.07
 _MOST_PIECES, _BLOCKS_ONLY_FILL = 64, 0.3
 # How long a worker waits for a block before it looks whether it should stop [s].
 _ACQUIRE_S = 0.05

@@ -25,7 +25,7 @@ from .results import columns_of
 from .rtdc import RtdcMetadata
 
 # A ring that suits Python: each block costs some fixed time, however long it is, so they are long [samples, blocks].
-BLOCK_SAMPLES, DEPTH = 1 << 24, 16
+BLOCK_SAMPLES, DEPTH = 1 << 24, 32
 # Lines on which the kernels are compiled, or loaded from the cache, before the clock starts.
 _WARM_UP_LINES = 4000
 
