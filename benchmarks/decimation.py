@@ -11,13 +11,11 @@ import os
 import sys
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 from record import write_result
 
 from stretchscope.acquisition import open_capture
-from stretchscope.sr import reconstruct as sr_reconstruct
 from stretchscope.sr.calibrate import Span, measure_background
 from stretchscope.sr.line_clock import LineClock, measure_segment_clocks
 from stretchscope.sr.line_fit import line_fits, line_tables
@@ -60,10 +58,9 @@ def compare(samples: np.ndarray, divisor: int, offset: int = 0) -> dict[str, flo
         gain_std=full_background.gain_std, delay_std=full_background.delay_std_samples,
     )  # fmt: skip
     full_grid = Grid(COLUMNS_PER_SAMPLE, ROWS_STEP_LINES, SIGMA_SAMPLES, SIGMA_LINES)
-    with mock.patch.object(sr_reconstruct, "line_fits", return_value=fits):
-        reference = reconstruct(
-            left_out, 0, full_starts, lines[0], full_background, full_tables, full_grid, rows=ROWS, tau=TAU
-        )
+    reference = reconstruct(
+        left_out, 0, full_starts, lines[0], full_background, full_tables, full_grid, rows=ROWS, tau=TAU, fits=fits
+    )
     columns = min(image.transmission.shape[1], reference.transmission.shape[1])
     ours, other = image.transmission[:, :columns], reference.transmission[:, :columns]
     known = np.isfinite(ours) & np.isfinite(other)

@@ -184,6 +184,7 @@ def reconstruct(
     rows: tuple[float, float],
     tau: tuple[float, float],
     beside_window: bool = False,
+    fits: np.ndarray | None = None,
 ) -> TransmissionImage:
     """Transmission image of a window of lines and positions.
 
@@ -202,6 +203,9 @@ def reconstruct(
     beside_window : bool, optional
         Register each line on what lies beside the window, in one step, where that explains it: faster, for windows
         around an object.
+    fits : ndarray of shape (N, 9), optional
+        Baseline, pulse energy and delay of the lines, as ``line_fit.line_fits`` gives them; by default they are fitted
+        here.
 
     Returns
     -------
@@ -225,14 +229,17 @@ def reconstruct(
     own = tables.image if tables.background is background else image_tables(background)
     shape = n_rows, n_columns
     transmission, std, known = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.bool_)
-    fits = np.empty((starts.size, 9))
-    priors = (1 / background.gain_std**2, 1 / background.delay_std_samples**2)
     place = grid_place(grid, rows[0] - first_line, tau[0])
-    window = (float(tau[0]), float(tau[1])) if beside_window else (0.0, 0.0)
-    _kernels.image_event(
-        samples, origin, starts, tables.arrays, tables.limits, priors, tables.chi2_limit, window, own.arrays, place,
-        fits, transmission, std, known,
-    )  # fmt: skip
+    if fits is None:
+        fits = np.empty((starts.size, 9))
+        priors = (1 / background.gain_std**2, 1 / background.delay_std_samples**2)
+        window = (float(tau[0]), float(tau[1])) if beside_window else (0.0, 0.0)
+        _kernels.image_event(
+            samples, origin, starts, tables.arrays, tables.limits, priors, tables.chi2_limit, window, own.arrays, place,
+            fits, transmission, std, known,
+        )  # fmt: skip
+    else:
+        _kernels.grid_image(samples, origin, starts, fits, own.arrays, own.limits, place, transmission, std, known)
     return TransmissionImage(
         transmission=transmission,
         std=std,
