@@ -24,7 +24,7 @@ from .execution import Execution
 from .full_image import write_full_image
 from .measure import Cell
 from .report import make_documents
-from .results import OutputError, Progress, ResultFiles, columns_of
+from .results import OutputError, Progress, ResultFiles, columns_of, rtdc_metadata
 from .rtdc import RtdcMetadata
 from .settings import Settings
 from .stretches import State, grid_of, process_stretch, stretches
@@ -223,18 +223,15 @@ def _remove_folders(made: list[Path]) -> None:
 
 
 def _rtdc_metadata(capture: Capture, job: Job, grid: Grid) -> RtdcMetadata:
-    survey, known = job.survey, capture.metadata
-    return RtdcMetadata(
-        sample=known.sample or capture.path.stem,
+    known = capture.metadata
+    return rtdc_metadata(
+        job.setup,
+        grid,
+        known,
+        line_rate_hz=job.survey.line_rate_hz,
+        sample=capture.path.stem,
         run_identifier=capture.digest()[:32],
-        software_version=f"stretchscope {__version__}",
-        line_rate_hz=survey.line_rate_hz,
-        sample_rate_hz=survey.sample_rate_hz,
         start=datetime.fromisoformat(known.start_time) if known.start_time else None,
-        pixel_um=job.setup.pixel_um(grid),
-        field_of_view_um=job.settings.capture.field_of_view_um or known.field_of_view_um,
-        flow_speed_m_s=job.settings.capture.flow_speed_m_per_s or known.flow_speed_m_per_s,
-        instrument=known.instrument,
     )
 
 

@@ -67,10 +67,9 @@ def map_lines(job: Job, segment: Segment, clock: SegmentClock, first_line: int, 
     own_first = segment.device_index if first_line == clock.first_line else int(np.ceil(starts[own.start]))
     own_stop = end if stop_line == clock.first_line + clock.lines else int(np.ceil(starts[own.stop]))
     first = max(segment.device_index, min(own_first, int(starts[0])) - 4)
-    reach = job.survey.empty_line.screen.reach
-    with _open(job) as capture:
-        samples = _read(capture, segment, first, min(end, int(np.ceil(starts[-1])) + reach))
     empty = job.survey.empty_line
+    with _open(job) as capture:
+        samples = _read(capture, segment, first, min(end, int(np.ceil(starts[-1])) + empty.screen.reach))
     rows = slice(lead // ROW_LINES, -(-own.stop // ROW_LINES))
     wanted = rows_to_look_at(samples, first, starts[:-1], empty.screen)[rows]
     significance = significance_map(samples, first, starts[own], empty.tables, empty.detector, wanted)

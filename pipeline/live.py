@@ -134,8 +134,8 @@ class Account:
         return 0 if self.first_index is None else self.end_index - self.first_index
 
 
-def measure_piece(setup: Setup, calibration: Calibration, piece: Piece) -> tuple[int, list[Cell]]:
-    """Number of events that begin in a piece, and their cells in order of lines, each with its image."""
+def measure_piece(setup: Setup, calibration: Calibration, piece: Piece) -> list[Cell]:
+    """Cells of the events that begin in a piece, in order of lines, each with its image."""
     empty, lines = setup.empty_line, piece.lines
     significance = significance_map(*lines.for_kernels(), empty.tables, empty.detector, piece.wanted)
     events = find_events(
@@ -152,7 +152,7 @@ def measure_piece(setup: Setup, calibration: Calibration, piece: Piece) -> tuple
     ):
         if not any(same_cell(cell.box, other.box) for other in cells):
             cells.append(cell)
-    return len(own), cells
+    return cells
 
 
 def measure_some(
@@ -175,8 +175,8 @@ def measure_some(
         first, last = int(one.line_first[i]), int(one.line_last[i])
         box = (first, last, float(one.tau_first_samples[i]), float(one.tau_last_samples[i]))
         part = _around(pieces[found.piece[i]], first, last, margin_lines(grid, last - first + 1))
-        _, cells = measure_piece(replace(setup, empty_line=part.empty_line), calibration, part)
-        cells = [cell for cell in cells if overlap(cell.box, box) > 0]
+        around = measure_piece(replace(setup, empty_line=part.empty_line), calibration, part)
+        cells = [cell for cell in around if overlap(cell.box, box) > 0]
         picked[i] = bool(cells)  # else it stays as it is
         if cells:
             batches.append(cell_batch(cells, calibration.crop_px, metadata))
@@ -471,7 +471,7 @@ class LivePipeline:
         base = self.calibration.setup
         setup = replace(base, empty_line=pieces[0].empty_line)
         if imaged:
-            _, cells = measure_piece(setup, self.calibration, pieces[0])
+            cells = measure_piece(setup, self.calibration, pieces[0])
             batch = cell_batch(cells, self.calibration.crop_px, self._metadata) if cells else None
         else:
             pressed = self.fill > _PRESSING_FILL or self._waiting_bytes > _PRESSING_BYTES

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from .. import __version__
+from ..acquisition import CaptureMetadata
 from ..classify import FEATURES
+from ..sr.reconstruct import Grid
 from .crops import grey_crops
-from .measure import Cell
+from .measure import Cell, Setup
 from .rtdc import RtdcMetadata, RtdcWriter
 
 SUFFIXES = (".rtdc", ".parquet", ".csv", ".png", ".html", ".run.json")
@@ -38,6 +42,32 @@ _INTEGERS = (
 
 class OutputError(ValueError):
     """Results that cannot be written where they should; the message says where and what to do."""
+
+
+def rtdc_metadata(
+    setup: Setup,
+    grid: Grid,
+    known: CaptureMetadata,
+    *,
+    line_rate_hz: float,
+    sample: str,
+    run_identifier: str,
+    start: datetime | None,
+) -> RtdcMetadata:
+    """What the .rtdc files of a run say of it; ``sample`` is used where the instrument's metadata name none."""
+    settings = setup.settings.capture
+    return RtdcMetadata(
+        sample=known.sample or sample,
+        run_identifier=run_identifier,
+        software_version=f"stretchscope {__version__}",
+        line_rate_hz=line_rate_hz,
+        sample_rate_hz=setup.sample_rate_hz,
+        start=start,
+        pixel_um=setup.pixel_um(grid),
+        field_of_view_um=settings.field_of_view_um or known.field_of_view_um,
+        flow_speed_m_s=settings.flow_speed_m_per_s or known.flow_speed_m_per_s,
+        instrument=known.instrument,
+    )
 
 
 def columns_of(*, calibrated: bool, position_um: bool) -> tuple[str, ...]:

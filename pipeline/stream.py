@@ -21,7 +21,7 @@ from .live import LivePipeline
 from .live_display import LiveDisplay, LiveStatus
 from .live_results import LiveResults, OutputThread, prepare_folder
 from .live_setup import Calibration
-from .results import columns_of
+from .results import columns_of, rtdc_metadata
 from .rtdc import RtdcMetadata
 
 # A ring that suits Python: each block costs some fixed time, however long it is, so they are long [samples, blocks].
@@ -223,18 +223,14 @@ def _record(
 
 
 def _rtdc_metadata(source: Source, calibration: Calibration) -> RtdcMetadata:
-    known, setup = source.metadata, calibration.setup
-    return RtdcMetadata(
-        sample=known.sample or "stream",
-        run_identifier=f"{time.time_ns():x}",
-        software_version=f"stretchscope {__version__}",
+    return rtdc_metadata(
+        calibration.setup,
+        calibration.grid,
+        source.metadata,
         line_rate_hz=calibration.line_rate_hz,
-        sample_rate_hz=source.sample_rate_hz,
+        sample="stream",
+        run_identifier=f"{time.time_ns():x}",
         start=datetime.now(UTC),
-        pixel_um=setup.pixel_um(calibration.grid),
-        field_of_view_um=setup.settings.capture.field_of_view_um or known.field_of_view_um,
-        flow_speed_m_s=setup.settings.capture.flow_speed_m_per_s or known.flow_speed_m_per_s,
-        instrument=known.instrument,
     )
 
 

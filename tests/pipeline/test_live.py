@@ -679,7 +679,7 @@ def test_pieces_give_the_rows_of_process_where_the_lines_are_the_same(
     whole = Lines(samples, segment.device_index, clock.first_line, starts)
     wanted = np.ones(lines // ROW_LINES, dtype=np.bool_)
     piece = Piece(whole, wanted, whole.first_line, whole.stop_line, calibration.setup.empty_line, 0, samples.size)
-    _, cells = live.measure_piece(calibration.setup, calibration, piece)
+    cells = live.measure_piece(calibration.setup, calibration, piece)
     assert len(cells) == batch.num_rows
     for name in cells[0].row:
         ours = np.array([cell.row[name] for cell in cells], dtype=float)

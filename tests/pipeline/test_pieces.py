@@ -63,7 +63,7 @@ def pieces_of(clock: object, calibration: Calibration, samples: np.ndarray, bord
 
 
 def rows_of(pieces: list[Piece], calibration: Calibration) -> list[dict[str, float]]:
-    rows = [cell.row for piece in pieces for cell in measure_piece(calibration.setup, calibration, piece)[1]]
+    rows = [cell.row for piece in pieces for cell in measure_piece(calibration.setup, calibration, piece)]
     return sorted(rows, key=lambda row: (row["line_first"], row["position_samples"]))
 
 
