@@ -454,25 +454,67 @@ def _write_fit(epsilon, fit, variance, share, chi2, on_rail, out, n):
 
 
 @njit(nogil=True, cache=True)
+def _solve_beside(y, row, tables, right, energy, on_rail, epsilon, priors, chi2_limit, begin, end, ones, fit):
+    """Plain least squares on the positions of a line outside begin … end - 1, for a line known to be empty there.
+
+    y, right, energy, on_rail: from :func:`_load`; ones: uint8 (W,). Return (whether it is: nothing on a rail, and
+    chi-square as of an empty line; variance of the slope; information share).
+    """
+    width = y.shape[0]
+    left, kept, kept_energy = _row_of(tables[6], row), right, energy
+    if end > begin:
+        # whole vectors cost less than a loop's remainder
+        end = min(width, begin + (end - begin + _VECTOR - 1) // _VECTOR * _VECTOR)
+        lost, moved, lost_energy = _marked_sums(y, row, tables, ones, 1, begin, end)
+        left, kept_energy = _less(left, lost), energy - lost_energy
+        kept = (right[0] - moved[0], right[1] - moved[1], right[2] - moved[2])
+    b, c, d, fit[3], variance = _solve(left, (kept[0], kept[1], kept[2] + priors[1] * epsilon), priors[0], priors[1])
+    fit[0], fit[1], fit[2], fit[4] = b, c, d, 0.0
+    chi2 = _chi_square(kept_energy, left, kept, b, c, d)
+    explained = chi2 * width < chi2_limit * (width - (end - begin)) and c * c * priors[0] < 36.0
+    return on_rail == 0 and explained, variance, max(left[5] / max(tables[6][row, 5], 1e-30), 0.0)
+
+
+@njit(nogil=True, cache=True)
 def _fit_beside(
     samples, first, converter, epsilon, row, tables, limits, priors, chi2_limit, begin, end, y, ones, fit
 ):  # fmt: skip
-    """Plain least squares on the positions of a line outside begin … end - 1, for a line known to be empty there.
+    """:func:`_solve_beside` of a line yet to be loaded."""
+    low, high = np.float32(limits[0]), np.float32(limits[1])
+    right, energy, on_rail = _load(samples, first, converter, row, tables, low, high, y)
+    return _solve_beside(
+        y, row, tables, right, energy, on_rail, epsilon, priors, chi2_limit, begin, end, ones, fit
+    )  # fmt: skip
 
-    Return (whether it is: nothing on a rail, and chi-square as of an empty line; variance of the slope; information
-    share).
+
+@njit(nogil=True, cache=True)
+def _fit_at_a_glance(
+    samples, first, converter, epsilon, row, tables, limits, priors, chi2_limit, begin, end, y, marked, room, ones, fit
+):  # fmt: skip
+    """Fit a line that is empty but for one object: outside begin … end - 1, or of what stands out, where that is empty.
+
+    marked: uint8 (W,), room: float32 (W,). Return (whether the line is empty but for that; the object's positions,
+    begin and end, the same where there is none).
     """
     width = y.shape[0]
     low, high = np.float32(limits[0]), np.float32(limits[1])
     right, energy, on_rail = _load(samples, first, converter, row, tables, low, high, y)
-    lost, moved, lost_energy = _marked_sums(y, row, tables, ones, 1, begin, end)
-    left = _less(_row_of(tables[6], row), lost)
-    kept = (right[0] - moved[0], right[1] - moved[1], right[2] - moved[2])
-    b, c, d, fit[3], variance = _solve(left, (kept[0], kept[1], kept[2] + priors[1] * epsilon), priors[0], priors[1])
-    fit[0], fit[1], fit[2], fit[4] = b, c, d, 0.0
-    chi2 = _chi_square(energy - lost_energy, left, kept, b, c, d)
-    explained = chi2 * width < chi2_limit * (width - (end - begin)) and c * c * priors[0] < 36.0
-    return on_rail == 0 and explained, variance, max(left[5] / max(tables[6][row, 5], 1e-30), 0.0)
+    known = right, energy, on_rail, epsilon, priors, chi2_limit
+    empty, _, _ = _solve_beside(y, row, tables, *known, begin, end, ones, fit)
+    if empty or on_rail > 0:
+        return empty, begin, end
+    middle = _some_median(y, row, tables, tables[5][row], 10, room)
+    if not middle == middle:  # no dark to see the baseline by
+        return False, 0, 0
+    first_off, last_off = _mark_misfits(
+        y, row, tables, 0, width, middle, np.float32(0.0), np.float32(epsilon), np.float32(0.25), np.float32(0.06),
+        np.float32(12.0), marked,
+    )  # fmt: skip
+    begin, end = max(first_off - tables[7], 0), min(last_off + 1 + tables[7], width)
+    if last_off < first_off or 2 * (end - begin) > width:
+        return False, 0, 0
+    empty, _, _ = _solve_beside(y, row, tables, *known, begin, end, ones, fit)
+    return empty, begin, end
 
 
 @njit(nogil=True, cache=True)
@@ -645,12 +687,65 @@ def track_blocks(
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _add_line(residual, root, total, square):
-    """Add a line's residuals in units of their noise, and their squares; all float32, the length of ``total``."""
-    for j in range(total.shape[0]):
-        z = residual[j] * root[j]
+def _add_line(y, row, tables, root, fit, total, square):
+    """Add what a fit leaves of a line in units of the noise, and its squares; float32, the length of ``total``."""
+    n = total.shape[0]
+    y, p, q, unit = y[:n], tables[2][row, :n], tables[3][row, :n], root[row, :n]
+    b, g, c = np.float32(fit[0]), np.float32(fit[1]), np.float32(fit[2])
+    for j in range(n):
+        z = (y[j] - b - g * p[j] - c * q[j]) * unit[j]
         total[j] += z
         square[j] += z * z
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _add_residual(residual, row, root, total, square):
+    """The same of residuals, which are 0 where nothing is known."""
+    n = total.shape[0]
+    residual, unit = residual[:n], root[row, :n]
+    for j in range(n):
+        z = residual[j] * unit[j]
+        total[j] += z
+        square[j] += z * z
+
+
+@njit(nogil=True, cache=True)
+def _add(total, rows, row):
+    """Add a row, float32 (C,)."""
+    one = rows[row]
+    for c in range(total.shape[0]):
+        total[c] += one[c]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _significances(total, square, number, columns, sums, out, row):
+    """Significance of each bin of a row into ``out[row]``: the larger of those of its mean and of its energy.
+
+    total, square: float32 (samples,), sums over the row's lines; number: float32 (C,), how many values each bin holds;
+    sums: float32 (2, C), room.
+    """
+    one, other, result = sums[0], sums[1], out[row]
+    for c in range(number.shape[0]):
+        a = b = np.float32(0.0)
+        for j in range(c * columns, min((c + 1) * columns, total.shape[0])):
+            a += total[j]
+            b += square[j]
+        one[c], other[c] = a, b
+    # roots and divisions take long: all at once
+    zero, three = np.float32(0.0), np.float32(3.0)
+    for c in range(number.shape[0]):
+        inverse = np.float32(1.0) / max(number[c], np.float32(1.0))
+        ratio = other[c] * inverse
+        result[c] = abs(one[c]) * np.sqrt(inverse) if number[c] >= 1 else zero
+        # under one standard deviation it is of no interest
+        above = ratio > np.float32(1.0) + three * np.sqrt(np.float32(2.0 / 9.0) * inverse)
+        other[c] = ratio if above and number[c] >= 1 else zero
+    for c in range(number.shape[0]):
+        if other[c] > 0:
+            # Wilson-Hilferty: the cube root of a mean chi-square is nearly normal, so its tail is comparable
+            k = 2.0 / (9.0 * number[c])
+            energy = (float(other[c]) ** (1.0 / 3.0) - (1.0 - k)) / math.sqrt(k)
+            result[c] = max(result[c], np.float32(energy))
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
@@ -674,22 +769,6 @@ def _light_share(y, p, w):
 
 
 @njit(nogil=True, cache=True)
-def _marked_span(marked):
-    """First marked position and last + 1, with some room; (0, 0) where they are none, or more than half of all."""
-    width = marked.shape[0]
-    first = 0
-    while first < width and marked[first] == 0:
-        first += 1
-    if first == width:
-        return 0, 0
-    last = width - 1
-    while marked[last] == 0:
-        last -= 1
-    begin, end = max(first - 4, 0), min(last + 5, width)
-    return (begin, end) if 2 * (end - begin) < width else (0, 0)
-
-
-@njit(nogil=True, cache=True)
 def detect_rows(
     samples, origin, starts, wanted, row_lines, columns, tables, root, counts, limits, priors, chi2_limit, out
 ):
@@ -707,10 +786,10 @@ def detect_rows(
     lit = min(width, bins * columns)
     work = np.empty((4, width), dtype=np.float32)
     total, square = np.empty(lit, np.float32), np.empty(lit, np.float32)
-    number = np.empty(bins, np.float32)
+    number, sums = np.empty(bins, np.float32), np.empty((2, bins), np.float32)
     fit = np.empty(5)
     ones = np.ones(width, np.uint8)
-    marked = work[3].view(np.uint8)[width : 2 * width]  # where fit_line leaves what it did not trust
+    marked = work[3].view(np.uint8)[:width]
     for row in range(out.shape[0]):
         if not wanted[row]:
             continue
@@ -724,43 +803,20 @@ def detect_rows(
             position = first - origin
             if position < 0 or position + width > samples.shape[0]:
                 continue
-            epsilon = tau - phase / phases
-            if end > begin:  # what the line before holds, this one most likely holds in the same place
-                empty, _, _ = _fit_beside(
-                    samples, position, first % CONVERTERS, epsilon, phase, tables, limits, priors, chi2_limit, begin,
-                    end, work[0], ones, fit,
-                )  # fmt: skip
-                if empty:
-                    _residual(work[0], phase, tables, fit, work[1])
-                    _add_line(work[1], root[phase], total, square)
-                    number += counts[phase]
-                    continue
-            _, share, chi2, _ = fit_line(
-                samples, position, first % CONVERTERS, epsilon, phase, tables, limits, priors, chi2_limit, work, fit
-            )  # fmt: skip
-            begin, end = _marked_span(marked) if share < 1.0 else (0, 0)
+            known = position, first % CONVERTERS, tau - phase / phases, phase, tables, limits, priors, chi2_limit
+            _add(number, counts, phase)
+            # what the line before holds, this one most likely holds in the same place
+            empty, begin, end = _fit_at_a_glance(samples, *known, begin, end, work[0], marked, work[1], ones, fit)
+            if empty:
+                _add_line(work[0], phase, tables, root, fit, total, square)
+                continue
+            _, share, chi2, _ = fit_line(samples, *known, work, fit)
             dark |= chi2 > chi2_limit and _light_share(work[0], profiles[phase], tables[4][phase]) < DARK_SHARE
-            _add_line(work[1], root[phase], total, square)
-            number += counts[phase]
+            _add_residual(work[1], phase, root, total, square)
         if dark:
             out[row] = -1.0
             continue
-        for c in range(bins):
-            n_samples = number[c]
-            if n_samples < 1.0:
-                out[row, c] = 0.0
-                continue
-            sums, squares = 0.0, 0.0
-            for j in range(c * columns, min((c + 1) * columns, lit)):
-                sums += total[j]
-                squares += square[j]
-            mean = abs(sums) / math.sqrt(n_samples)
-            # Wilson-Hilferty: the cube root of a mean chi-square is nearly normal, so its tail is comparable
-            k = 2.0 / (9.0 * n_samples)
-            energy, ratio = 0.0, squares / n_samples
-            if ratio > 1.0 + 3.0 * math.sqrt(k):  # below, it is under one standard deviation
-                energy = (ratio ** (1.0 / 3.0) - (1.0 - k)) / math.sqrt(k)
-            out[row, c] = max(mean, energy)
+        _significances(total, square, number, columns, sums, out, row)
 
 
 @njit(nogil=True, cache=True)
