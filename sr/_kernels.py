@@ -463,8 +463,6 @@ def _solve_beside(y, row, tables, right, energy, on_rail, epsilon, priors, chi2_
     width = y.shape[0]
     left, kept, kept_energy = _row_of(tables[6], row), right, energy
     if end > begin:
-        # whole vectors cost less than a loop's remainder
-        end = min(width, begin + (end - begin + _VECTOR - 1) // _VECTOR * _VECTOR)
         lost, moved, lost_energy = _marked_sums(y, row, tables, ones, 1, begin, end)
         left, kept_energy = _less(left, lost), energy - lost_energy
         kept = (right[0] - moved[0], right[1] - moved[1], right[2] - moved[2])
