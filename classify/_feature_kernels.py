@@ -656,3 +656,20 @@ def measure_into(mask, transmission, known, pixel_um, out):
     _measure_outline(plane, rows, columns, spare, pixel_um, top, left, out)
     _measure_transmission(transmission, plane, seen, level, rows, columns, top, left, area, pixel_um, out)
     out[46] = 1.0 if top == 0 or left == 0 or bottom == mask.shape[0] - 1 or right == mask.shape[1] - 1 else 0.0
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def measure_many(place, cells, labels, transmission, known, pixel_um, values):
+    """`measure_into` for cells of images in flat arrays."""
+    for i in range(cells.shape[0]):
+        image, label = cells[i, 0], cells[i, 1]
+        begin, rows, columns = place[image, 0], place[image, 1], place[image, 2]
+        end = begin + rows * columns
+        mask = (labels[begin:end] == label).reshape(rows, columns)
+        measure_into(
+            mask,
+            transmission[begin:end].reshape(rows, columns),
+            known[begin:end].reshape(rows, columns),
+            pixel_um,
+            values[i],
+        )

@@ -1127,3 +1127,33 @@ def take_label(labels, number, mask_out):
     for r in range(labels.shape[0]):
         for c in range(labels.shape[1]):
             mask_out[r, c] = labels[r, c] == number
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def segment_many(place, transmission, known, noise_std, seeds, threshold, floor, min_area_px, masks, work):
+    """`segment_into` for images in flat arrays."""
+    for i in range(place.shape[0]):
+        begin, rows, columns = place[i, 0], place[i, 1], place[i, 2]
+        end = begin + rows * columns
+        segment_into(
+            transmission[begin:end].reshape(rows, columns),
+            known[begin:end].reshape(rows, columns),
+            noise_std[begin:end].reshape(rows, columns),
+            seeds[begin:end].reshape(rows, columns),
+            threshold,
+            floor,
+            min_area_px,
+            masks[begin:end].reshape(rows, columns),
+            work,
+        )
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def label_many(place, masks, min_area_px, labels, parts):
+    """`label_parts` for images in flat arrays."""
+    for i in range(place.shape[0]):
+        begin, rows, columns = place[i, 0], place[i, 1], place[i, 2]
+        end = begin + rows * columns
+        parts[i] = label_parts(
+            masks[begin:end].reshape(rows, columns), min_area_px, labels[begin:end].reshape(rows, columns)
+        )

@@ -119,6 +119,57 @@ def segment_sound(
     return mask
 
 
+def segment_images(
+    place: np.ndarray,
+    transmission: np.ndarray,
+    known: np.ndarray,
+    noise_std: np.ndarray,
+    seeds: np.ndarray,
+    masks: np.ndarray,
+    labels: np.ndarray,
+    *,
+    threshold: float = THRESHOLD,
+    floor: float = FLOOR,
+    min_area_px: int = MIN_AREA_PX,
+) -> np.ndarray:
+    """`segment_cell` and `separate_parts` for many images in flat arrays; nothing is checked.
+
+    Parameters
+    ----------
+    place : ndarray of shape (N, 3), int64
+        Where the pixels of each image begin, its rows and columns.
+    transmission, noise_std : ndarray of shape (pixels,), float32
+    known, seeds : ndarray of shape (pixels,), bool
+    masks, labels : ndarray of shape (pixels,), bool and int32
+        Written: pixels of cells, and of which of the image's cells, from 1 on.
+    threshold, floor, min_area_px
+        As for `segment_cell`.
+
+    Returns
+    -------
+    cells : ndarray of shape (M, 2), int64
+        Image and label of each cell.
+    """
+    parts = np.empty(len(place), np.int64)
+    work = _work_for(int(place[:, 1].max(initial=1)), int(place[:, 2].max(initial=1)))
+    kernels.segment_many(
+        place, transmission, known, noise_std, seeds, float(threshold), float(floor), int(min_area_px), masks, work
+    )
+    kernels.label_many(place, masks, int(min_area_px), labels, parts)
+    image = np.repeat(np.arange(len(place)), parts)
+    before = np.cumsum(parts) - parts
+    return np.stack([image, np.arange(image.size) - before[image] + 1], axis=1)
+
+
+def _work_for(rows: int, columns: int) -> tuple[np.ndarray, ...]:
+    """The thread's work arrays, kept from image to image: to ask for memory costs more than to use it."""
+    held = getattr(_own, "held", (0, 0))
+    if rows > held[0] or columns > held[1]:
+        _own.held = max(rows, held[0]), max(columns, held[1])
+        _own.work = kernels.segment_work(*_own.held)
+    return _own.work
+
+
 def separate_parts(mask: np.ndarray, min_area_px: int) -> list[np.ndarray]:
     """Masks of the cells in a mask: its connected parts, those that lie mostly within each other's boxes kept as one.
 

@@ -14,7 +14,7 @@ from ..sr import _kernels
 from ..sr.detect import BESIDE_FLAGGED_ROWS, ROW_LINES, Event, rows_to_look_at, significance_map
 from ..sr.line_clock import SegmentClock
 from ..sr.reconstruct import Grid, TransmissionImage, kernel_scores
-from .measure import Cell, Lines, Setup, image_and_mask, image_of, measure_event, window_lines
+from .measure import Cell, Lines, Setup, cells_of_event, image_and_mask, image_of, window_lines
 from .settings import Settings
 from .survey import Survey
 
@@ -95,7 +95,7 @@ def measure_events(
     shift = segment.first_sample - segment.device_index
     with _open(job) as capture:
         return [
-            measure_event(
+            cells_of_event(
                 job.setup, grid, _lines(capture, segment, clock, *window_lines(grid, event)), event, sample_shift=shift
             )
             for event in events
@@ -112,17 +112,17 @@ def widths_at_half_level(
             for event in events
         ]
     sizes: list[tuple[float, float] | None] = []
-    for image, mask in seen:
+    for mask, known in seen:
         cut = mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any()
-        if cut or not mask.any() or not image.known[mask].all():
+        if cut or not mask.any() or not known[mask].all():
             sizes.append(None)
             continue
         # the outline is as wide and as long as a filled ellipse of the same area and second moments
         rows, columns = np.nonzero(mask)
         sizes.append(
             (
-                4 * float(np.sqrt(columns.var() + 1 / 12)) / image.columns_per_sample,
-                4 * float(np.sqrt(rows.var() + 1 / 12)) * image.lines_per_row,
+                4 * float(np.sqrt(columns.var() + 1 / 12)) / grid.columns_per_sample,
+                4 * float(np.sqrt(rows.var() + 1 / 12)) * grid.lines_per_row,
             )
         )
     return sizes

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ._crop_kernels import cut_crop, extent
-from .measure import Cell
+from ._crop_kernels import cut_many, extent, measure_extents
+from .measure import PATCH_ROOM_PX, Cell, Images
 
 # Room around the largest of the first cells, and bounds of the side; sides are multiples of 16 pixels.
 _ROOM = 1.25
@@ -33,33 +33,45 @@ def crop_cell(cell: Cell, side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def grey_crops(
-    cells: list[Cell], side: int, transmission_at_0: float, transmission_at_255: float
+    images: Images, side: int, transmission_at_0: float, transmission_at_255: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Crops of cells as the .rtdc format stores them.
 
     Returns
     -------
-    crops : ndarray of shape (N, side, side), uint8
-        Grey levels; what is not known is drawn as empty (transmission 1).
-    masks : ndarray of shape (N, side, side), bool
+    crops : ndarray of shape (M, side, side), uint8
+        Grey levels; what is not known, or far from the cell, is drawn as empty (transmission 1).
+    masks : ndarray of shape (M, side, side), bool
         None empty.
-    cut : ndarray of shape (N,), bool
+    cut : ndarray of shape (M,), bool
         Whether some of the cell lies beyond its crop.
     """
-    crops, masks = np.empty((len(cells), side, side), np.uint8), np.empty((len(cells), side, side), np.bool_)
-    cut = np.empty(len(cells), np.bool_)
+    count = len(images.cells)
+    crops, masks = np.empty((count, side, side), np.uint8), np.empty((count, side, side), np.bool_)
+    shown = np.empty(count, np.int64)
     levels = 255 / (transmission_at_255 - transmission_at_0)
-    for i, cell in enumerate(cells):
-        shown = cut_crop(
-            cell.patch, cell.mask, *_corner(cell.mask, side), transmission_at_0, levels, crops[i], masks[i]
-        )
-        cut[i] = shown < cell.area_px
-        if shown == 0:  # a hollow shape larger than the square: the format needs a pixel
-            masks[i, side // 2, side // 2] = True
-    return crops, masks, cut
+    cut_many(
+        images.place, images.cells, images.extents, images.labels, images.transmission, PATCH_ROOM_PX,
+        float(transmission_at_0), levels, crops, masks, shown,
+    )  # fmt: skip
+    return crops, masks, shown < images.extents[:, 4]
+
+
+def images_of(cells: list[Cell]) -> Images:
+    """Cells with their surroundings, at least one, as images of one cell each."""
+    shapes = np.array([cell.mask.shape for cell in cells], dtype=np.int64)
+    ends = np.cumsum(shapes[:, 0] * shapes[:, 1])
+    place = np.column_stack([np.append(0, ends[:-1]), shapes])
+    transmission = np.concatenate([cell.patch.ravel() for cell in cells])
+    labels = np.concatenate([cell.mask.ravel() for cell in cells]).astype(np.int32)
+    number = np.arange(len(cells))
+    marked = np.stack([number, np.ones_like(number)], axis=1)
+    extents = np.empty((len(cells), 5), np.int64)
+    measure_extents(place, marked, labels, extents)
+    return Images(place, transmission, ~np.isnan(transmission), labels, marked, extents)
 
 
 def _corner(mask: np.ndarray, side: int) -> tuple[int, int]:
     """First row and column of the square around a mask's middle."""
     top, bottom, left, right, _ = extent(mask)
-    return round((top + bottom - side + 1) / 2), round((left + right - side + 1) / 2)
+    return (top + bottom - side + 2) // 2, (left + right - side + 2) // 2

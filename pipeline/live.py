@@ -1,13 +1,12 @@
 """The live pipeline: from a source's blocks to rows of the table, in step with the signal.
 
 A few workers, one per core, take turns. Under one lock a worker claims the next block and follows the line clock
-through it; outside, it screens every sample of it (compiled, the GIL released); in the order of the blocks it then cuts
-out what is worth a closer look, and gives the block back. What was cut out waits in a queue that the workers empty when
-no block presses. A thread of its own writes.
+through it; outside, it screens every sample of it; in the order of the blocks it then says what is worth a closer look,
+and measures that where it lies, in the source's own memory, before it gives the block back. All of it is compiled and
+releases the GIL; what waits, waits in the source's ring. A thread of its own writes.
 
 When all of that is too much, what gives way, in this order, is counted: images and most features (cells get what the
-sums of the screen tell), pieces of lines that were cut out (their cells are lost), whole blocks (the ring overwrites
-them). Never half a cell.
+sums of the screen tell), a block's cells, whole blocks (the ring overwrites them). Never half a cell.
 """
 
 import gc
@@ -16,7 +15,6 @@ import os
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,19 +23,21 @@ from functools import partial
 import numpy as np
 
 from ..acquisition.source import Block, EndOfStream, Source, SourceError
-from ..sr.detect import BESIDE_FLAGGED_ROWS, ROW_LINES, find_events, significance_map
+from ..sr.detect import BESIDE_FLAGGED_ROWS, ROW_LINES, events_in_rows
 from ..sr.live_clock import LockedLines, TrackingClock
 from .live_results import CellBatch, OutputThread
 from .live_setup import Calibration, calibrate_on_blocks, snapshot_samples
-from .measure import Cell, Setup, margin_lines, measure_event, overlap, same_cell
+from .measure import Measured, Setup, margin_lines, measure_events
 from .pieces import Cut, Piece, PieceCutter, screen_block
 from .rows import cell_batch, find_objects, joined, summary_batch
 from .rtdc import RtdcMetadata
 
-# Cut-out lines that may wait [bytes]; the fill of the ring, or the bytes waiting, from which cells are summed up
-# instead of imaged, that many pieces at once; and the fill from which blocks go before everything else.
-_MOST_WAITING_BYTES, _PRESSING_BYTES, _PRESSING_FILL = 256 << 20, 1 << 20, 0.07
-_MOST_PIECES, _BLOCKS_ONLY_FILL = 64, 0.3
+# The fill of the ring from which cells are summed up instead of imaged, and from which they are not even that.
+_PRESSING_FILL, _OVERLOAD_FILL = 0.09, 0.6
+# Share of the time that all workers have for a block which its images may take; the rest is for what comes first.
+_IMAGES_SHARE = 0.75
+# Rows looked at closely cost about this before any were seen, with the images of what they hold [s].
+_ROW_S = 1e-5
 # How long a worker waits for a block before it looks whether it should stop [s].
 _ACQUIRE_S = 0.05
 # The empty line is measured anew at most this often [s].
@@ -126,73 +126,67 @@ class Account:
     images: int = 0
     rows_refused: int = 0
     most_fill: float = 0.0
-    most_pieces_waiting: int = 0
-    most_bytes_waiting: int = 0
 
     @property
     def offered(self) -> int:
         return 0 if self.first_index is None else self.end_index - self.first_index
 
 
-def measure_piece(setup: Setup, calibration: Calibration, piece: Piece) -> list[Cell]:
-    """Cells of the events that begin in a piece, in order of lines, each with its image."""
+def measure_piece(setup: Setup, calibration: Calibration, piece: Piece) -> Iterator[Measured]:
+    """Cells of the events that begin in a piece, with their images, some at a time."""
     empty, lines = setup.empty_line, piece.lines
-    significance = significance_map(*lines.for_kernels(), empty.tables, empty.detector, piece.wanted)
-    events = find_events(
-        significance,
-        lines.first_line,
-        empty.detector.columns,
+    events = events_in_rows(
+        *lines.for_kernels(), piece.wanted, lines.first_line, empty.tables, empty.detector,
         min_significance=setup.settings.cells.min_significance,
-    )
-    own = [event for event in events if piece.own_first <= event.line_first < piece.own_stop]
-    cells: list[Cell] = []
-    for cell in sorted(
-        (cell for event in own for cell in measure_event(setup, calibration.grid, lines, event)),
-        key=lambda cell: (cell.row["line_first"], cell.row["position_samples"]),
-    ):
-        if not any(same_cell(cell.box, other.box) for other in cells):
-            cells.append(cell)
-    return cells
+    )  # fmt: skip
+    own = (events.line_first >= piece.own_first) & (events.line_first < piece.own_stop)
+    if own.any():
+        yield from measure_events(setup, calibration.grid, lines, events.some(own))
 
 
 def measure_some(
     setup: Setup,
     calibration: Calibration,
-    pieces: list[Piece],
+    piece: Piece,
     metadata: RtdcMetadata,
     pick: Callable[[int], np.ndarray],
-) -> CellBatch:
-    """Rows of the objects that begin in pieces, with an image and all features for those that are picked only.
+) -> list[CellBatch]:
+    """Rows of the objects that begin in a piece, with an image and all features for those that are picked only.
 
     ``pick(n)`` chooses among n objects; bool (n,).
     """
-    grid = calibration.grid
-    found = find_objects(pieces)
-    picked = pick(found.piece.size)
+    found = find_objects(piece)
+    boxes = found.boxes
+    picked = pick(len(found))
+    pictured = np.zeros(len(found), dtype=np.bool_)
     batches = []
-    for i in np.flatnonzero(picked):
-        one = found.summary
-        first, last = int(one.line_first[i]), int(one.line_last[i])
-        box = (first, last, float(one.tau_first_samples[i]), float(one.tau_last_samples[i]))
-        part = _around(pieces[found.piece[i]], first, last, margin_lines(grid, last - first + 1))
-        around = measure_piece(replace(setup, empty_line=part.empty_line), calibration, part)
-        cells = [cell for cell in around if overlap(cell.box, box) > 0]
-        picked[i] = bool(cells)  # else it stays as it is
-        if cells:
-            batches.append(cell_batch(cells, calibration.crop_px, metadata))
-    box_samples = pieces[0].empty_line.screen.box_samples
-    batches.append(summary_batch(setup, grid, box_samples, found.some(~picked), calibration.crop_px))
-    return joined(batches)
+    if picked.any():
+        part = _around(piece, boxes[picked])
+        for measured in measure_piece(setup, calibration, part):
+            same = _mostly_one(measured.boxes, boxes)
+            asked = np.flatnonzero((same & picked).any(axis=1))
+            pictured |= same[asked].any(axis=0)
+            batches.append(cell_batch(measured.some(asked), calibration.crop_px, metadata))
+    screen = piece.empty_line.screen
+    rest = summary_batch(setup, calibration.grid, screen.box_samples, found.some(~pictured), calibration.crop_px)
+    return [*batches, rest]
 
 
-def _around(piece: Piece, line_first: int, line_last: int, margin: int) -> Piece:
-    """The part of a piece around some lines, which are looked at, and no others."""
-    beside = BESIDE_FLAGGED_ROWS * ROW_LINES
-    first = (line_first - margin - beside) // ROW_LINES * ROW_LINES
-    lines = piece.lines.part(first, line_last + margin + beside + 1)
-    row = lines.first_line + ROW_LINES * np.arange(-(-(lines.starts.size - 1) // ROW_LINES))
-    wanted = (row >= line_first - beside) & (row <= line_last + beside)
-    return replace(piece, lines=lines, wanted=wanted, own_first=lines.first_line, own_stop=lines.stop_line)
+def _mostly_one(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Which boxes share more than half of the smaller one's area; float64 (A, 4), (B, 4) to bool (A, B)."""
+    low, high = np.maximum(a[:, None, ::2], b[None, :, ::2]), np.minimum(a[:, None, 1::2], b[None, :, 1::2])
+    shared = np.maximum(high - low, 0.0).prod(axis=2)
+    area_a, area_b = ((box[:, 1::2] - box[:, ::2]).prod(axis=1) for box in (a, b))
+    return shared > 0.5 * np.minimum(area_a[:, None], area_b)
+
+
+def _around(piece: Piece, boxes: np.ndarray) -> Piece:
+    """The piece with only the rows looked at that lie around some boxes."""
+    rows = (boxes[:, :2] - piece.lines.first_line) // ROW_LINES
+    change = np.zeros(piece.wanted.size + 1, np.int64)
+    np.add.at(change, np.maximum(rows[:, 0] - BESIDE_FLAGGED_ROWS, 0).astype(int), 1)
+    np.add.at(change, np.minimum(rows[:, 1] + BESIDE_FLAGGED_ROWS + 1, piece.wanted.size).astype(int), -1)
+    return replace(piece, wanted=piece.wanted & (np.cumsum(change)[:-1] > 0))
 
 
 class LivePipeline:
@@ -243,18 +237,13 @@ class LivePipeline:
         self._claimed = self._committed = self._released = 0
         self._claimed_samples = self._committed_samples = 0
         self._broken = False
-        self._waiting: deque[Piece] = deque()
-        self._waiting_bytes = 0
         self.fill = 0.0
         self._picked = 0.0
+        self._row_s = _ROW_S
         self._snapshot: list[tuple[int, np.ndarray]] | None = None
         self._recalibration: threading.Thread | None = None
         self._recalibrated: Calibration | None = None
         self._last_recalibration = -math.inf
-
-    @property
-    def pieces_waiting(self) -> int:
-        return len(self._waiting)
 
     def stop(self) -> None:
         """End the run: what has been claimed is finished and written."""
@@ -307,29 +296,19 @@ class LivePipeline:
             self.account.dropped["not_finished"] += left
 
     def _work(self) -> None:
-        pieces: list[Piece] = []
         try:
-            while True:
-                pieces, imaged = self._next_pieces()
-                if pieces:
-                    self._measure(pieces, imaged)
-                elif self._ended:
-                    if self._finished():
-                        return
-                else:
-                    self._take_block()
+            while not self._finished():
+                self._take_block()
         except Exception as error:
             with self._turn:
                 self.error = self.error or error
-                self._ended = True
-                self._broken = True
-                for piece in (*pieces, *self._waiting):
-                    self._drop(piece, "not_finished")
-                self._waiting.clear()
+                self._ended = self._broken = True
                 self._turn.notify_all()
 
     def _finished(self) -> bool:
-        """Whether all is done; waits a moment where other workers may still make work."""
+        """Whether all is done; waits a moment where other workers are still at work on the last blocks."""
+        if not self._ended:
+            return False
         with self._turn:
             if self._broken:
                 return True
@@ -338,23 +317,12 @@ class LivePipeline:
                     self._turn.wait(_ACQUIRE_S)
                 return False
             self._stop_source()
-            for cut in self._cutter.close():
-                self._queue(cut.piece())
-            return not self._waiting
-
-    def _next_pieces(self) -> tuple[list[Piece], bool]:
-        """Pieces to measure now, and whether all of their cells get an image: then it is one."""
-        with self._turn:
-            if not self._waiting or (self.fill > _BLOCKS_ONLY_FILL and not self._ended):
-                return [], False
-            pressed = self.fill > _PRESSING_FILL or self._waiting_bytes > _PRESSING_BYTES
-            imaged = self.image_share >= 1 and not pressed
-            pieces = [self._waiting.popleft() for _ in range(1 if imaged else min(len(self._waiting), _MOST_PIECES))]
-            self._waiting_bytes -= sum(piece.lines.samples.nbytes for piece in pieces)
-            return pieces, imaged
+            cuts = self._cutter.close()
+        self._look_at(cuts, None)
+        return True
 
     def _take_block(self) -> None:
-        """Claim the next block, screen it, cut it; the heart of the run."""
+        """Claim the next block, screen it, measure what it holds; the heart of the run."""
         with self.idleness.waiting():
             self._claim.acquire()
         try:
@@ -373,22 +341,31 @@ class LivePipeline:
             cuts = self._commit(block, locked, screened)
             self._committed += 1
             self._turn.notify_all()
-        if self._waiting_bytes > _MOST_WAITING_BYTES // 2 and self.fill > _BLOCKS_ONLY_FILL:
-            with self._turn:  # there will be no time for them: do not even copy them
-                for cut in cuts:
-                    self._drop(cut, "overload")
-            cuts = []
-        pieces = [cut.piece() for cut in cuts]
-        intact = block.valid()
+        self._look_at(cuts, block)
         with self._turn:
-            for piece in pieces:
-                if intact:
-                    self._queue(piece)
-                else:  # overwritten while it was copied
-                    self._drop(piece, "overwritten")
             self._released += 1
             self._turn.notify_all()
         self.source.release(block)
+
+    def _look_at(self, cuts: list[Cut], block: Block | None) -> None:
+        """Measure what was cut out of a block, while its memory lasts and there is time; of None, what was kept."""
+        done = 0
+        try:
+            for cut in cuts:
+                if self.fill > _OVERLOAD_FILL and not self._ended:
+                    self._drop(cut, "overload")
+                else:
+                    piece = cut.piece()
+                    batches = self._measure(piece)
+                    if block is None or block.valid():
+                        self._hand_on(piece, batches)
+                    else:  # overwritten while it was looked at
+                        self._drop(piece, "overwritten")
+                done += 1
+        except Exception:
+            for cut in cuts[done:]:
+                self._drop(cut, "not_finished")
+            raise
 
     def _claim_block(self) -> tuple[int, Block, list[LockedLines]] | None:
         if self._ended:
@@ -449,41 +426,48 @@ class LivePipeline:
         account.dropped["without_line_clock"] += block.samples.size - seen
         return self._cutter.add(block.samples, block.index, block.host_ns, locked, screened)
 
-    def _drop(self, piece: Piece | Cut, reason: str) -> None:
-        self.account.pieces_dropped += 1
-        self.account.processed -= piece.own_samples
-        self.account.dropped[reason] += piece.own_samples
+    def _drop(self, cut: Cut | Piece, reason: str) -> None:
+        """Count what was cut out, but not measured."""
+        with self._turn:
+            self.account.pieces_dropped += 1
+            self.account.processed -= cut.own_samples
+            self.account.dropped[reason] += cut.own_samples
 
-    def _queue(self, piece: Piece) -> None:
-        size = piece.lines.samples.nbytes
-        if self._broken:
-            self._drop(piece, "not_finished")
-            return
-        if self._waiting and self._waiting_bytes + size > _MOST_WAITING_BYTES:
-            self._drop(piece, "overload")
-            return
-        self._waiting.append(piece)
-        self._waiting_bytes += size
-        self.account.most_pieces_waiting = max(self.account.most_pieces_waiting, len(self._waiting))
-        self.account.most_bytes_waiting = max(self.account.most_bytes_waiting, self._waiting_bytes)
+    def _measure(self, piece: Piece) -> list[CellBatch]:
+        """Rows of a piece's cells, as many as there is time for with an image."""
+        setup = replace(self.calibration.setup, empty_line=piece.empty_line)
+        share = self._share_in_time(piece)
+        if share < 1.0:
+            return measure_some(setup, self.calibration, piece, self._metadata, partial(self._pick, share))
+        begin = time.perf_counter()
+        batches = [
+            cell_batch(measured, self.calibration.crop_px, self._metadata)
+            for measured in measure_piece(setup, self.calibration, piece)
+        ]
+        rows = int(np.count_nonzero(piece.wanted))
+        if rows:
+            self._row_s += 0.1 * ((time.perf_counter() - begin) / rows - self._row_s)
+        return batches
 
-    def _measure(self, pieces: list[Piece], imaged: bool) -> None:
-        base = self.calibration.setup
-        setup = replace(base, empty_line=pieces[0].empty_line)
-        if imaged:
-            cells = measure_piece(setup, self.calibration, pieces[0])
-            batch = cell_batch(cells, self.calibration.crop_px, self._metadata) if cells else None
-        else:
-            pressed = self.fill > _PRESSING_FILL or self._waiting_bytes > _PRESSING_BYTES
-            pick = partial(self._pick, 0.0 if pressed else self.image_share)
-            batch = measure_some(setup, self.calibration, pieces, self._metadata, pick)
-        if batch is None or batch.rows == 0:
+    def _share_in_time(self, piece: Piece) -> float:
+        """Share of a piece's cells that get an image: what is asked for, as far as there is time."""
+        if not self.paced or self._ended:
+            return self.image_share
+        if self.fill > _PRESSING_FILL:
+            return 0.0
+        time_s = _IMAGES_SHARE * self.workers * self.source.block_samples * self._signal_s
+        return min(self.image_share, time_s / max(self._row_s * np.count_nonzero(piece.wanted), 1e-12))
+
+    def _hand_on(self, piece: Piece, batches: list[CellBatch]) -> None:
+        """Hand rows to the output, and count them."""
+        batches = [batch for batch in batches if batch.rows]
+        if not batches:
             return
+        batch = joined(batches)
         refused = 0 if self.output is None or self.output.put(batch) else batch.rows
-        last = pieces[-1]
-        since_block_s = (time.perf_counter_ns() - last.host_ns) * 1e-9
+        since_block_s = (time.perf_counter_ns() - piece.host_ns) * 1e-9
         # a cell's last sample was there before its block's last one; without a pace, all came at once
-        since = since_block_s + (last.block_end - 1 - batch.columns["sample_last"]) * self._signal_s
+        since = since_block_s + (piece.block_end - 1 - batch.columns["sample_last"]) * self._signal_s
         with self._turn:
             self.account.cells += batch.rows
             self.account.images += int(np.count_nonzero(batch.pictured))

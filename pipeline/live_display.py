@@ -33,8 +33,8 @@ class LiveStatus:
         Cells found so far, and per second of late.
     dropped : mapping of str to int
         Reason, with what it counts, to how many: ``{"samples, ring full": 0, "cells, output full": 12}``.
-    queue, queue_most : int
-        Batches that wait to be written now, and the most that ever did.
+    queue_mib, queue_most_mib : float
+        Cells that wait to be written now, and the most that ever did [MiB].
     ring, ring_most : float
         Share of the ring that is filled now, and the most that ever was, 0 to 1.
     lock : str
@@ -48,8 +48,8 @@ class LiveStatus:
     realtime_factor: float | None
     cells: int
     cells_per_s: float
-    queue: int
-    queue_most: int
+    queue_mib: float
+    queue_most_mib: float
     ring: float
     ring_most: float
     lock: str
@@ -114,7 +114,7 @@ def status_entries(status: LiveStatus) -> dict[str, str]:
         "realtime factor": "-" if status.realtime_factor is None else f"{status.realtime_factor:.2f}",
         "cells": f"{status.cells} ({status.cells_per_s:.0f}/s)",
         "dropped": "; ".join(f"{count} {reason}" for reason, count in dropped.items()) or "none",
-        "queue": f"{status.queue} (most {status.queue_most})",
+        "queue": f"{status.queue_mib:.1f} MiB (most {status.queue_most_mib:.1f})",
         "ring": f"{status.ring:.0%} (most {status.ring_most:.0%})",
         "line clock": status.lock,
         "latency": " / ".join("-" if ms is None else f"{ms:.1f}" for ms in latency) + " ms (p50 / p99)",

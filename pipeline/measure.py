@@ -1,24 +1,34 @@
-"""Measure the cells of one event, from lines in memory to rows of the table.
+"""Measure the cells of events, from lines in memory to columns of the table: many events at once, without a loop in
+Python.
 
 The same for a capture's events and for those of a live stream: nothing here knows where the samples came from.
 """
 
-import math
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..classify import measure_sound, segment_sound, separate_parts
+from ..classify import feature_columns, measure_images, segment_images
 from ..sr._kernels import CONVERTERS
-from ..sr.detect import ROW_LINES, Event
+from ..sr.detect import ROW_LINES, Event, Events
 from ..sr.empty_line import EmptyLine
-from ..sr.reconstruct import Grid, TransmissionImage, reconstruct
-from ._crop_kernels import draw_bins, extent
+from ..sr.reconstruct import Grid, TransmissionImage, Windows, reconstruct, reconstruct_windows
+from ._crop_kernels import draw_seeds, mark_repeated, measure_extents
 from .settings import Settings
 from .survey import Geometry
 
 # Pixels kept around a cell, for its crop.
-_PATCH_ROOM_PX = 16
+PATCH_ROOM_PX = 16
+# Images worked on at once have about so many pixels in all: they stay in the processor's cache.
+_PIXELS_AT_ONCE = 1 << 18
+# Cells remembered to recognise one that two events led to.
+_RECENT_CELLS = 64
+# Of two boxes of one cell, the smaller lies to this share in the other.
+_SAME_CELL_SHARE = 0.7
+
+_own = threading.local()  # each thread's flat arrays, for to ask for memory costs more than to use it
 
 
 @dataclass(frozen=True)
@@ -67,12 +77,6 @@ class Lines:
         begin, end = max(0, int(np.floor(own[0])) - 4), int(np.ceil(own[-1])) + 4
         return Lines(self.samples[begin:end], self.index + begin, first, own - begin)
 
-    def line_start(self, line: float) -> float:
-        """Start of a line [samples after samples[0]], fractions allowed, lines beyond the ends not."""
-        n, last = line - self.first_line, self.starts.size - 1
-        i = min(max(int(n), 0), last - 1)
-        return float(self.starts[i] + (n - i) * (self.starts[i + 1] - self.starts[i]))
-
     def for_kernels(self) -> tuple[np.ndarray, int, np.ndarray]:
         """Samples, origin and starts of the lines on a time line that keeps each sample's converter."""
         origin = self.index % CONVERTERS
@@ -100,30 +104,133 @@ class Cell:
     area_px: int
 
 
-def measure_event(setup: Setup, grid: Grid, lines: Lines, event: Event, *, sample_shift: int = 0) -> list[Cell]:
-    """Image, segment and measure an event: its cells, none where nothing is left on closer sight.
+@dataclass(frozen=True)
+class Images:
+    """Transmission images of some events and the cells in them, in flat arrays that the next ones overwrite.
+
+    place : ndarray of shape (N, 3), int64
+        Of each image: where its pixels begin, rows, columns.
+    transmission, known, labels : ndarray of shape (pixels,), float32, bool and int32
+        Transmission, whether it is known, and to which of the image's cells each pixel belongs (from 1 on).
+    cells : ndarray of shape (M, 2), int64
+        Image and label of each cell.
+    extents : ndarray of shape (M, 5), int64
+        Of each cell: first and last row, first and last column, pixels.
+    """
+
+    place: np.ndarray
+    transmission: np.ndarray
+    known: np.ndarray
+    labels: np.ndarray
+    cells: np.ndarray
+    extents: np.ndarray
+
+    def some(self, which: np.ndarray) -> "Images":
+        """The same images with some of the cells, by index."""
+        return Images(
+            self.place, self.transmission, self.known, self.labels, self.cells[which], self.extents[which]
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Cells in columns, in order of lines.
+
+    columns : dict of str to ndarray of shape (M,), int64 or float64
+        Columns of the table.
+    boxes : ndarray of shape (M, 4), float64
+        First and last line, first and last position on the line [samples]; to tell cells found twice.
+    images : Images
+        Valid until the thread measures again.
+    """
+
+    columns: dict[str, np.ndarray]
+    boxes: np.ndarray
+    images: Images
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def some(self, which: np.ndarray) -> "Measured":
+        """Some of the cells, by index."""
+        columns = {name: values[which] for name, values in self.columns.items()}
+        return Measured(columns, self.boxes[which], self.images.some(which))
+
+
+def measure_events(
+    setup: Setup, grid: Grid, lines: Lines, events: Events, *, sample_shift: int = 0
+) -> Iterator[Measured]:
+    """Image, segment and measure events, some at a time; none of their cells twice.
 
     Parameters
     ----------
     setup, grid
-        The empty line, the geometry and the settings; how the image is laid.
+        The empty line, the geometry and the settings; how the images are laid.
     lines : Lines
-        At least the lines of :func:`window_lines`, as far as they exist.
-    event : Event
+        At least those within :func:`margin_lines` of the events, as far as they exist.
+    events : Events
     sample_shift : int, optional
         What turns the digitiser's indices into the table's numbers of samples.
     """
-    image, mask = image_and_mask(setup, grid, lines, event)
+    pixel_um = setup.pixel_um(grid)
+    names = feature_columns(calibrated=pixel_um is not None)
+    recent = np.empty((0, 4))
+    for part, windows in _in_parts(events, _windows(setup, grid, lines, events)):
+        images, saturated = _images(setup, grid, lines, part, windows)
+        values = measure_images(
+            images.place, images.cells, images.labels, images.transmission, images.known, pixel_um=pixel_um
+        )
+        features = dict(zip(names, values.T, strict=True))
+        measured = _rows(setup, grid, lines, part, windows, images, features, saturated, sample_shift)
+        order = np.lexsort((measured.columns["position_samples"], measured.columns["line_first"]))
+        boxes = np.concatenate([recent, measured.boxes[order]])
+        new = ~mark_repeated(boxes, _SAME_CELL_SHARE)[len(recent) :]
+        recent = boxes[-_RECENT_CELLS:]
+        yield measured.some(order[new])
+
+
+def _in_parts(events: Events, windows: Windows) -> Iterator[tuple[Events, Windows]]:
+    """Events and their windows, some at a time, of which the images have not too many pixels together."""
+    begin, ends = windows.place[:, 0], windows.place[:, 0] + windows.place[:, 1] * windows.place[:, 2]
+    first = 0
+    while first < len(events):
+        stop = max(int(np.searchsorted(ends, begin[first] + _PIXELS_AT_ONCE, side="right")), first + 1)
+        part = slice(first, stop)
+        yield events.some(part), windows.some(part)
+        first = stop
+
+
+def cells_of_event(setup: Setup, grid: Grid, lines: Lines, event: Event, *, sample_shift: int = 0) -> list[Cell]:
+    """:func:`measure_events` of a single event: its cells, none where nothing is left on closer sight."""
+    return [
+        cell
+        for measured in measure_events(setup, grid, lines, Events.of(event), sample_shift=sample_shift)
+        for cell in cells_of(measured)
+    ]
+
+
+def cells_of(measured: Measured) -> list[Cell]:
+    """Cells one by one, with copies of their surroundings."""
+    images, room = measured.images, PATCH_ROOM_PX
+    columns = {name: values.tolist() for name, values in measured.columns.items()}
     cells = []
-    for part in separate_parts(mask, setup.settings.cells.min_area_px):
-        features = measure_sound(part, image.transmission, image.known, pixel_um=setup.pixel_um(grid))
-        cells.append(_cell(setup, lines, event, image, part, features, sample_shift))
+    for i, ((image, label), (top, bottom, left, right, area)) in enumerate(
+        zip(images.cells.tolist(), images.extents.tolist(), strict=True)
+    ):
+        first, rows, across = images.place[image].tolist()
+        around = slice(max(0, top - room), bottom + 1 + room), slice(max(0, left - room), right + 1 + room)
+        flat = slice(first, first + rows * across)
+        patch = images.transmission[flat].reshape(rows, across)[around].copy()
+        mask = images.labels[flat].reshape(rows, across)[around] == label
+        row = {name: values[i] for name, values in columns.items()}
+        a, b, c, d = measured.boxes[i].tolist()
+        cells.append(Cell(row, patch, mask, (a, b, c, d), area))
     return cells
 
 
-def _margin(grid: Grid, event_lines: int) -> int:
-    """Lines around an event: room for the outline, and for the segmentation to see the empty channel around it."""
-    return max(2 * ROW_LINES, int(4 * grid.sigma_lines), event_lines // 6)
+def _margins(grid: Grid, event_lines: np.ndarray) -> np.ndarray:
+    """Lines around events: room for the outline, and for the segmentation to see the empty channel around it."""
+    return np.maximum(max(2 * ROW_LINES, int(4 * grid.sigma_lines)), event_lines // 6)
 
 
 def _reach(grid: Grid) -> int:
@@ -133,7 +240,7 @@ def _reach(grid: Grid) -> int:
 
 def margin_lines(grid: Grid, longest_event_lines: int = 0) -> int:
     """Lines on either side of an event of up to so many lines that its image is made of."""
-    return _margin(grid, longest_event_lines) + _reach(grid)
+    return int(_margins(grid, np.array(longest_event_lines))) + _reach(grid)
 
 
 def window_lines(grid: Grid, event: Event) -> tuple[int, int]:
@@ -148,8 +255,6 @@ def image_of(
     lines: Lines,
     rows: tuple[float, float],
     tau: tuple[float, float],
-    *,
-    beside_window: bool = False,
 ) -> TransmissionImage:
     """Transmission image of a window of lines and positions [samples]; see ``sr.reconstruct.reconstruct``."""
     reach = _reach(grid)
@@ -157,91 +262,124 @@ def image_of(
     empty = setup.empty_line
     samples, origin, starts = used.for_kernels()
     return reconstruct(
-        samples, origin, starts, used.first_line, empty.background, empty.tables, grid, rows=rows, tau=tau,
-        beside_window=beside_window,
+        samples, origin, starts, used.first_line, empty.background, empty.tables, grid, rows=rows, tau=tau
     )  # fmt: skip
 
 
-def image_and_mask(setup: Setup, grid: Grid, lines: Lines, event: Event) -> tuple[TransmissionImage, np.ndarray]:
-    """Image of an event's surroundings, and which of its pixels belong to its cells."""
-    settings = setup.settings.cells
-    margin = _margin(grid, event.line_last - event.line_first + 1)
-    rows = (
-        float(max(lines.first_line, event.line_first - margin)),
-        float(min(lines.stop_line - 1, event.line_last + margin)),
+def image_and_mask(setup: Setup, grid: Grid, lines: Lines, event: Event) -> tuple[np.ndarray, np.ndarray]:
+    """Which pixels of an event's image belong to its cells, and which are known; bool (rows, columns)."""
+    one = Events.of(event)
+    images, _ = _images(setup, grid, lines, one, _windows(setup, grid, lines, one))
+    shape = tuple(images.place[0, 1:])
+    return images.labels.reshape(shape) > 0, images.known.reshape(shape).copy()
+
+
+def _windows(setup: Setup, grid: Grid, lines: Lines, events: Events) -> Windows:
+    """What is imaged of each event."""
+    margin = _margins(grid, events.line_last - events.line_first + 1)
+    rows = np.stack(
+        [
+            np.maximum(lines.first_line, events.line_first - margin),
+            np.minimum(lines.stop_line - 1, events.line_last + margin),
+        ],
+        axis=1,
+    ).astype(float)
+    width = events.tau_last_samples - events.tau_first_samples
+    beside = np.maximum(2.0 * events.columns_samples, width / 6)
+    lit = setup.empty_line.background.lit_samples
+    tau = np.stack(
+        [np.maximum(0.0, events.tau_first_samples - beside), np.minimum(lit, events.tau_last_samples + beside)], axis=1
     )
-    width = event.tau_last_samples - event.tau_first_samples
-    beside = max(2.0 * event.columns_samples, width / 6)
-    tau = (
-        max(0.0, event.tau_first_samples - beside),
-        min(setup.empty_line.background.lit_samples, event.tau_last_samples + beside),
+    reach = _reach(grid)
+    used = np.stack(
+        [np.maximum(rows[:, 0] - reach, lines.first_line), np.minimum(rows[:, 1] + reach + 1, lines.stop_line)], axis=1
     )
-    image = image_of(setup, grid, lines, rows, tau, beside_window=True)
-    mask = segment_sound(
-        image.transmission,
-        image.known,
-        image.std,
-        _seed(event, image),
-        floor=settings.min_deviation,
+    return Windows.of(grid, rows, tau, used.astype(np.int64))
+
+
+def _images(setup: Setup, grid: Grid, lines: Lines, events: Events, windows: Windows) -> tuple[Images, np.ndarray]:
+    """Images of events with the cells in them, and the samples on a rail in each."""
+    empty, settings = setup.empty_line, setup.settings.cells
+    transmission, std, known, seeds, masks, labels = _room(windows.pixels)
+    samples, origin, starts = lines.for_kernels()
+    saturated = reconstruct_windows(
+        samples, origin, starts, lines.first_line, empty.background, empty.tables, grid, windows, transmission, std,
+        known,
+    )  # fmt: skip
+    steps = np.stack(
+        [
+            (windows.rows[:, 0] - events.line_first) / ROW_LINES,
+            np.full(len(events), grid.lines_per_row / ROW_LINES),
+            (windows.tau[:, 0] - events.tau_first_samples) / events.columns_samples,
+            np.full(len(events), 1 / (grid.columns_per_sample * events.columns_samples)),
+        ],
+        axis=1,
+    )
+    draw_seeds(events.labels, events.boxes, events.groups, steps, windows.place, seeds)
+    cells = segment_images(
+        windows.place, transmission, known, std, seeds, masks, labels, floor=settings.min_deviation,
         min_area_px=settings.min_area_px,
-    )
-    return image, mask
+    )  # fmt: skip
+    extents = np.empty((len(cells), 5), np.int64)
+    measure_extents(windows.place, cells, labels, extents)
+    return Images(windows.place, transmission, known, labels, cells, extents), saturated
 
 
-def _seed(event: Event, image: TransmissionImage) -> np.ndarray:
-    """Pixels of the image under the event's bins; bool, the image's shape."""
-    mask = np.empty(image.transmission.shape, dtype=np.bool_)
-    draw_bins(
-        event.bins,
-        (image.first_line - event.line_first) / ROW_LINES,
-        image.lines_per_row / ROW_LINES,
-        (image.tau_first_samples - event.tau_first_samples) / event.columns_samples,
-        1 / (image.columns_per_sample * event.columns_samples),
-        mask,
-    )
-    return mask
+def _room(pixels: int) -> tuple[np.ndarray, ...]:
+    """The thread's flat arrays: transmission, std, known, seeds, masks, labels."""
+    types = (np.float32, np.float32, np.bool_, np.bool_, np.bool_, np.int32)
+    if pixels > 4 * _PIXELS_AT_ONCE:  # an event without end: not to be kept
+        return tuple(np.empty(pixels, dtype) for dtype in types)
+    if not hasattr(_own, "room"):
+        _own.room = tuple(np.empty(4 * _PIXELS_AT_ONCE, dtype) for dtype in types)
+    return tuple(array[:pixels] for array in _own.room)
 
 
-def _cell(
+def _rows(
     setup: Setup,
+    grid: Grid,
     lines: Lines,
-    event: Event,
-    image: TransmissionImage,
-    mask: np.ndarray,
-    features: dict[str, float],
+    events: Events,
+    windows: Windows,
+    images: Images,
+    features: dict[str, np.ndarray],
+    saturated: np.ndarray,
     sample_shift: int,
-) -> Cell:
-    top, bottom, first_column, last_column, area_px = extent(mask)
+) -> Measured:
+    """Rows of the table from what was measured."""
+    of = images.cells[:, 0]
+    top, bottom, first_column, last_column, _ = images.extents.T
+    image_line, image_tau = windows.rows[of, 0], windows.tau[of, 0]
     # the outline lies half-way up an edge, whose foot reaches about a pixel further
-    line_top = image.first_line + (top - 1.5) * image.lines_per_row
-    line_bottom = image.first_line + (bottom + 1.5) * image.lines_per_row
-    line_first = min(max(math.ceil(line_top), lines.first_line), lines.stop_line - 1)
-    line_last = min(max(math.floor(line_bottom), line_first), lines.stop_line - 1)
-    left = image.tau_first_samples + (first_column - 0.5) / image.columns_per_sample
-    right = image.tau_first_samples + (last_column + 0.5) / image.columns_per_sample
-    start, stop = lines.line_start(line_first), lines.line_start(line_last + 1)
+    line_top = image_line + (top - 1.5) * grid.lines_per_row
+    line_bottom = image_line + (bottom + 1.5) * grid.lines_per_row
+    last_line = lines.stop_line - 1
+    line_first = np.clip(np.ceil(line_top).astype(np.int64), lines.first_line, last_line)
+    line_last = np.minimum(np.maximum(np.floor(line_bottom).astype(np.int64), line_first), last_line)
+    along = image_tau + features["centroid_y_px"] / grid.columns_per_sample
+    line = image_line + features["centroid_x_px"] * grid.lines_per_row
+    whole = np.clip(line.astype(np.int64), lines.first_line, last_line)
+    starts = lines.starts
+    start, stop, centre, after = (
+        starts[number - lines.first_line] for number in (line_first, line_last + 1, whole, whole + 1)
+    )
     first_sample = lines.index + sample_shift
-    along = image.tau_first_samples + features["centroid_y_px"] / image.columns_per_sample
-    line = image.first_line + features["centroid_x_px"] * image.lines_per_row
-    row: dict[str, int | float] = {
+    columns: dict[str, np.ndarray] = {
         "line_first": line_first,
         "line_last": line_last,
-        "sample_first": first_sample + math.ceil(start),
-        "sample_last": first_sample + min(math.ceil(stop), lines.samples.size) - 1,
-        "time_s": (lines.index + lines.line_start(line)) / setup.sample_rate_hz,
+        "sample_first": first_sample + np.ceil(start).astype(np.int64),
+        "sample_last": first_sample + np.minimum(np.ceil(stop).astype(np.int64), lines.samples.size) - 1,
+        "time_s": (lines.index + (centre + (line - whole) * (after - centre))) / setup.sample_rate_hz,
         "line_centre": line,
         "position_samples": along,
-        "significance": event.significance,
+        "significance": events.significance[of],
     }
     if setup.geometry.um_per_sample is not None:
-        row["position_um"] = along * setup.geometry.um_per_sample
-    row |= features | {"saturated_samples": image.saturated}
-    around = (
-        slice(max(0, top - _PATCH_ROOM_PX), bottom + 1 + _PATCH_ROOM_PX),
-        slice(max(0, first_column - _PATCH_ROOM_PX), last_column + 1 + _PATCH_ROOM_PX),
-    )
-    box = (line_top, line_bottom, left, right)
-    return Cell(row, image.transmission[around], mask[around], box, area_px)
+        columns["position_um"] = along * setup.geometry.um_per_sample
+    columns |= features | {"saturated_samples": saturated[of]}
+    left = image_tau + (first_column - 0.5) / grid.columns_per_sample
+    right = image_tau + (last_column + 0.5) / grid.columns_per_sample
+    return Measured(columns, np.stack([line_top, line_bottom, left, right], axis=1), images)
 
 
 Box = tuple[float, float, float, float]
@@ -256,4 +394,4 @@ def overlap(a: Box, b: Box) -> float:
 def same_cell(a: Box, b: Box) -> bool:
     """Whether two boxes are mostly one."""
     smaller = min((a[1] - a[0]) * (a[3] - a[2]), (b[1] - b[0]) * (b[3] - b[2]))
-    return overlap(a, b) > 0.7 * smaller > 0
+    return overlap(a, b) > _SAME_CELL_SHARE * smaller > 0

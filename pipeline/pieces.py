@@ -1,8 +1,9 @@
 """Cut what is worth a closer look out of a stream of blocks: pieces of lines around flagged rows.
 
 Blocks end anywhere; cells do not. Between blocks the cutter keeps the lines that a coming flag might still need, so
-that every piece holds its events whole, with the margin that their images ask for. What is flagged without end is cut
-into pieces that overlap: an event belongs to the piece in which it begins.
+that every piece holds its events whole, with the margin that their images ask for. What lies within a block is one
+piece, and looked at where it is; what lies across a border is copied. What is flagged without end is cut into pieces
+that overlap: an event belongs to the piece in which it begins.
 """
 
 import math
@@ -21,13 +22,11 @@ from .measure import Lines
 # Objects are taken to be no longer than this along the flow; where its scale is unknown, than this many lines.
 _LONGEST_OBJECT_UM, _LONGEST_OBJECT_LINES = 60.0, 1024
 _OVERLAP_BOUNDS_LINES = (64, 4096)
-# Flagged rows this close share a piece: a piece has its price, however short.
-_CLOSE_ROWS = 128
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Lines around flagged rows, complete and on their own.
+    """Lines around flagged rows, complete; where they lie within a block, with the samples of the whole block.
 
     lines : Lines
         From the first line of a row on.
@@ -142,10 +141,11 @@ class PieceCutter:
     def _cut(self, now: "_Open", *, at_end: bool) -> list["Cut"]:
         """Complete pieces of what is open; the rest stays open."""
         rows, margin, overlap = now.flags.size, self._margin_rows, self._overlap_rows
-        pieces = []
+        pieces: list[Cut] = []
+        inside = now.first_row_inside()
         keep = max(0, rows - margin)  # the first row that stays open
         owned = max(now.own_row - now.first_row, 0)
-        for first, last in flagged_groups(now.flags, max(2 * margin, _CLOSE_ROWS)).tolist():
+        for first, last in flagged_groups(now.flags, 2 * margin).tolist():
             while last + margin >= rows and not at_end:
                 # not complete; what is longer than an object may be, is cut
                 stop = rows - overlap - margin
@@ -155,7 +155,12 @@ class PieceCutter:
                 pieces.append(self._piece(now, max(first, owned) - margin, rows, owned, stop))
                 owned = stop
             else:
-                pieces.append(self._piece(now, max(first, owned) - margin, last + margin + 1, owned, rows))
+                piece = self._piece(now, max(first, owned) - margin, last + margin + 1, owned, rows)
+                before = pieces[-1] if pieces else piece
+                if before.first >= inside and before.own_first == owned and pieces:
+                    pieces[-1] = replace(before, stop=piece.stop)
+                else:
+                    pieces.append(piece)
         self._open = None if at_end else now.from_row(keep, now.first_row + owned)
         return pieces
 
@@ -189,10 +194,11 @@ class Cut:
         return math.ceil(end) - math.ceil(begin)
 
     def piece(self) -> Piece:
-        """Take it out: the samples are copied."""
+        """Take it out; the samples are copied where they do not lie within the block."""
         line = self.open.first_row * ROW_LINES
+        inside = self.first >= self.open.first_row_inside()
         return Piece(
-            self.open.lines(self.first, self.stop),
+            (self.open.lines_inside if inside else self.open.lines)(self.first, self.stop),
             rows_near(self.open.flags, self.first, self.stop, BESIDE_FLAGGED_ROWS),
             line + self.own_first * ROW_LINES,
             line + self.own_stop * ROW_LINES,
@@ -274,7 +280,18 @@ class _Open:
             start, end = max(begin - part.place, 0), min(stop - part.place, part.samples.size)
             if end > start:
                 copy_samples(part.samples, start, end, taken, start + part.place - begin)
+        taken.flags.writeable = False  # as blocks are: kernels are compiled for either
         return taken
+
+    def first_row_inside(self) -> int:
+        """The first row of which all samples lie in the newest block, counted from ``first_row``."""
+        return -(-(self.parts[-1].lines.first_line + 1) // ROW_LINES) - self.first_row
+
+    def lines_inside(self, first: int, stop: int) -> Lines:
+        """:meth:`lines` that lie in the newest block, with that block's samples."""
+        first_line, last = (self.first_row + first) * ROW_LINES, self.parts[-1]
+        starts = self.starts(first_line, 1, (stop - first) * ROW_LINES + 1) - last.place
+        return Lines(last.samples, self.index + last.place, first_line, starts)
 
     def lines(self, first: int, stop: int) -> Lines:
         """Rows ``first`` … ``stop`` - 1, counted from the first, with their samples."""
@@ -293,5 +310,6 @@ class _Open:
             end = part.place + part.samples.size
             if end > begin:
                 samples = part.samples[max(begin - part.place, 0) :].copy()
+                samples.flags.writeable = False
                 kept.append(replace(part, place=end - samples.size, samples=samples).moved(-begin))
         return _Open(self.first_row + row, own_row, self.index + begin, tuple(kept), self.flags[row:].copy())

@@ -23,7 +23,7 @@ from .. import __version__
 from ..acquisition import CaptureMetadata
 from ..classify import FEATURES
 from ..sr.reconstruct import Grid
-from .crops import grey_crops
+from .crops import grey_crops, images_of
 from .measure import Cell, Setup
 from .rtdc import RtdcMetadata, RtdcWriter
 
@@ -205,7 +205,9 @@ class ResultFiles:
             return
         growing = self._opened()
         known = growing.metadata
-        crops, masks, cut = grey_crops(cells, growing.crop_px, known.transmission_at_0, known.transmission_at_255)
+        crops, masks, cut = grey_crops(
+            images_of(cells), growing.crop_px, known.transmission_at_0, known.transmission_at_255
+        )
         rows: list[dict[str, Any]] = [
             {"label": "", "probability": "", "crop_cut": int(c), **cell.row} for cell, c in zip(cells, cut, strict=True)
         ]

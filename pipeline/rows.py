@@ -11,72 +11,57 @@ from ..sr.screen import ROW_LINES
 from ..sr.summary import Summary, sum_up, summary_of
 from .crops import grey_crops
 from .live_results import CellBatch
-from .measure import Cell, Setup
+from .measure import Measured, Setup
 from .pieces import Piece
 from .rtdc import RtdcMetadata
 
 
-def cell_batch(cells: list[Cell], crop_px: int, metadata: RtdcMetadata) -> CellBatch:
-    """Measured cells, at least one, each with its picture."""
-    crops, masks, cut = grey_crops(cells, crop_px, metadata.transmission_at_0, metadata.transmission_at_255)
-    columns = {name: np.array([cell.row[name] for cell in cells]) for name in cells[0].row}
-    columns["crop_cut"] = cut.astype(np.int64)
-    return CellBatch(columns, crops, masks, np.ones(len(cells), np.bool_))
+def cell_batch(measured: Measured, crop_px: int, metadata: RtdcMetadata) -> CellBatch:
+    """Measured cells, each with its picture."""
+    crops, masks, cut = grey_crops(measured.images, crop_px, metadata.transmission_at_0, metadata.transmission_at_255)
+    columns = measured.columns | {"crop_cut": cut.astype(np.int64)}
+    return CellBatch(columns, crops, masks, np.ones(len(measured), np.bool_))
 
 
 @dataclass(frozen=True)
 class Found:
-    """Objects that begin in some pieces, as the screen's sums see them.
+    """Objects that begin in a piece, as the screen's sums see them.
 
-    piece : ndarray of shape (N,), int64
-        Which piece each is in.
     summary : Summary
     first_start, last_end, centre_start : ndarray of shape (N,), float64
         Start of the first line, end of the last line, start of the centre [the digitiser's index].
     """
 
-    piece: np.ndarray
     summary: Summary
     first_start: np.ndarray
     last_end: np.ndarray
     centre_start: np.ndarray
 
+    def __len__(self) -> int:
+        return self.first_start.size
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """First and last line, first and last position of each; float64 (N, 4)."""
+        one = self.summary
+        return np.stack([one.line_first, one.line_last, one.tau_first_samples, one.tau_last_samples], axis=1)
+
     def some(self, which: np.ndarray) -> "Found":
         """Some of the objects, by index or mask."""
         return Found(
-            self.piece[which],
-            self.summary.some(which),
-            self.first_start[which],
-            self.last_end[which],
-            self.centre_start[which],
-        )
+            self.summary.some(which), self.first_start[which], self.last_end[which], self.centre_start[which]
+        )  # fmt: skip
 
 
-def find_objects(pieces: list[Piece]) -> Found:
-    """Objects that begin in pieces, one call of a kernel each."""
-    sums = [
-        sum_up(
-            piece.lines.samples, piece.lines.index % CONVERTERS, piece.lines.starts, piece.wanted,
-            piece.empty_line.screen,
-        )
-        for piece in pieces
-    ]  # fmt: skip
-    number = np.repeat(np.arange(len(pieces)), [len(s) for s in sums])
-    first_line, own_first, own_stop = (
-        np.array([getter(piece) for piece in pieces], dtype=np.int64)[number]
-        for getter in (lambda p: p.lines.first_line, lambda p: p.own_first, lambda p: p.own_stop)
-    )
-    summary = summary_of(np.concatenate(sums), first_line, pieces[0].empty_line.screen.box_samples)
-    own = (summary.line_first >= own_first) & (summary.line_first < own_stop)
-    number, summary = number[own], summary.some(own)
-    ends = np.searchsorted(number, np.arange(len(pieces) + 1))
-    place = np.empty((3, number.size))
-    for i, piece in enumerate(pieces):
-        mine = slice(ends[i], ends[i + 1])
-        line = np.stack([summary.line_first[mine], summary.line_last[mine] + 1.0, summary.line_centre[mine]])
-        starts = piece.lines.starts
-        place[:, mine] = piece.lines.index + np.interp(line - piece.lines.first_line, np.arange(starts.size), starts)
-    return Found(number, summary, *place)
+def find_objects(piece: Piece) -> Found:
+    """Objects that begin in a piece, by the sums of the screen."""
+    lines, screen = piece.lines, piece.empty_line.screen
+    sums = sum_up(lines.samples, lines.index % CONVERTERS, lines.starts, piece.wanted, screen)
+    summary = summary_of(sums, lines.first_line, screen.box_samples)
+    summary = summary.some((summary.line_first >= piece.own_first) & (summary.line_first < piece.own_stop))
+    places = np.stack([summary.line_first, summary.line_last + 1.0, summary.line_centre])
+    starts = lines.index + np.interp(places - lines.first_line, np.arange(lines.starts.size), lines.starts)
+    return Found(summary, *starts)
 
 
 def summary_batch(setup: Setup, grid: Grid, box_samples: int, found: Found, crop_px: int) -> CellBatch:
@@ -86,7 +71,7 @@ def summary_batch(setup: Setup, grid: Grid, box_samples: int, found: Found, crop
     larger than an image would show. Saturated samples are not counted.
     """
     summary = found.summary
-    n = found.piece.size
+    n = len(found)
     pixel_um = setup.pixel_um(grid)
     pixel = pixel_um or 1.0
     along = (summary.line_last - summary.line_first + 1) / grid.lines_per_row  # pixels

@@ -131,7 +131,7 @@ class _Watch:
     def __call__(self, pipeline: LivePipeline) -> None:
         if not self._display.due():
             return
-        now, account = time.perf_counter(), pipeline.account
+        now, account, output = time.perf_counter(), pipeline.account, pipeline.output
         step = max(now - self._last_time, 1e-9)
         offered = account.offered
         recent = (offered - self._last_samples) / step
@@ -141,8 +141,8 @@ class _Watch:
             realtime_factor=realtime_factor(pipeline, now - self._begin),
             cells=account.cells,
             cells_per_s=(account.cells - self._last_cells) / step,
-            queue=pipeline.pieces_waiting,
-            queue_most=account.most_pieces_waiting,
+            queue_mib=0.0 if output is None else output.queued_bytes / (1 << 20),
+            queue_most_mib=0.0 if output is None else output.most_queued_bytes / (1 << 20),
             ring=pipeline.fill,
             ring_most=account.most_fill,
             lock="locked" if pipeline.clock.locked else "searching",
@@ -216,7 +216,7 @@ def _record(
             "line_clock_losses": pipeline.clock.losses,
             "recalibrations": pipeline.recalibrations,
             "most_ring_fill": account.most_fill,
-            "most_bytes_waiting": account.most_bytes_waiting,
+            "most_bytes_waiting": 0 if pipeline.output is None else pipeline.output.most_queued_bytes,
         },
         "timings_s": {"wall": wall_s, "all_workers_waited": pipeline.idleness.seconds},
     }

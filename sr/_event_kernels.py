@@ -1,36 +1,72 @@
-"""Compiled kernels that group the bins of a significance map into events.
-
-They keep the GIL: they take less time than another thread takes to wake up, and would then wait for it to give the GIL
-back.
-"""
+"""Compiled kernels that group the bins of a significance map into events."""
 
 import numpy as np
 from numba import njit
 
 
 @njit(cache=True)
-def extremes(values):
-    """Least and greatest of a float32 (R, C); (0, 0) where it is empty."""
-    least = greatest = np.float32(0.0)
-    for r in range(values.shape[0]):
-        for c in range(values.shape[1]):
-            least, greatest = min(least, values[r, c]), max(greatest, values[r, c])
-    return least, greatest
+def rows_in_groups(wanted, apart):
+    """Numbers of the rows that are wanted, in order, with -1 for each row between, at most ``apart`` of them; int64.
+
+    It keeps the GIL: it takes less time than another thread takes to wake up, and would then wait for it.
+    """
+    rows = np.empty((1 + apart) * np.count_nonzero(wanted), dtype=np.int64)
+    count, last = 0, -1
+    for r in range(wanted.shape[0]):
+        if wanted[r]:
+            if last >= 0:
+                for _ in range(min(r - last - 1, apart)):
+                    rows[count] = -1
+                    count += 1
+            rows[count] = r
+            count += 1
+            last = r
+    return rows[:count]
 
 
-@njit(cache=True)
+@njit(nogil=True, cache=True)
+def _blot_dark(significance, near):
+    """No bin is near where the light goes or comes: in dark rows (-1) and their neighbours part of a line is dark."""
+    rows = near.shape[0]
+    for r in range(rows):
+        for c in range(near.shape[1]):
+            if significance[r, c] < 0:
+                near[max(r - 1, 0) : min(r + 2, rows)] = False
+                break
+
+
+@njit(nogil=True, cache=True)
+def group_bins(significance, least_peak, join, gap_rows, labels, boxes, peaks):
+    """Groups of bins that may be events, see :func:`near_bins` and :func:`label_bins`; return their number.
+
+    None are made where no bin reaches ``least_peak``.
+    """
+    greatest = np.float32(0.0)
+    for r in range(significance.shape[0]):
+        row = significance[r]
+        for c in range(row.shape[0]):
+            greatest = max(greatest, row[c])
+    if greatest < least_peak:
+        return 0
+    near = np.empty(significance.shape, dtype=np.bool_)
+    near_bins(significance, join, gap_rows, near)
+    return label_bins(near, significance, labels, boxes, peaks)
+
+
+@njit(nogil=True, cache=True)
 def near_bins(significance, join, gap_rows, near):
     """Bins that may belong to an event; bool, the map's shape.
 
     Significance of at least ``join``; gaps of up to ``gap_rows`` rows between two of one column; and what lies between
-    bins on both sides of columns in which nothing is known (0 in all rows).
+    bins on both sides of columns in which nothing is known (0 or less in all rows).
     """
     rows, columns = significance.shape
     known = np.zeros(columns, dtype=np.bool_)
     for r in range(rows):
         for c in range(columns):
             near[r, c] = significance[r, c] >= join
-            known[c] |= significance[r, c] != 0
+            known[c] |= significance[r, c] > 0
+    _blot_dark(significance, near)
     for c in range(columns):
         last = -rows - gap_rows
         for r in range(rows):
@@ -55,7 +91,7 @@ def near_bins(significance, join, gap_rows, near):
         first = stop
 
 
-@njit(cache=True)
+@njit(nogil=True, cache=True)
 def _root(parent, i):
     while parent[i] != i:
         parent[i] = parent[parent[i]]
@@ -63,7 +99,7 @@ def _root(parent, i):
     return i
 
 
-@njit(cache=True)
+@njit(nogil=True, cache=True)
 def label_bins(near, significance, labels, boxes, peaks):
     """Label the 8-connected groups of ``near`` (bool (R, C)) from 1 on, in order of their first bin.
 

@@ -19,6 +19,8 @@ LEAST_SHARE = 0.05
 _KERNEL_REACH = 3.0
 # Share of the weight in full light from which a pixel is known; light at the edge of the usable part counts little.
 _LEAST_WEIGHT = 1e-3 * LIT_SHARE**2
+# A row's lines may lie this far from where the tables of a row have them [samples].
+_ROW_SLACK_SAMPLES = 0.01
 # Loops over a line take this many samples at a time.
 _VECTOR = 32
 
@@ -453,66 +455,165 @@ def _write_fit(epsilon, fit, variance, share, chi2, on_rail, out, n):
     out[n, 8] = fit[4]
 
 
-@njit(nogil=True, cache=True)
-def _solve_beside(y, row, tables, right, energy, on_rail, epsilon, priors, chi2_limit, begin, end, ones, fit):
+# The two functions below do in one what the others do in calls, each array an argument of its own, since to hand on a
+# tuple of arrays takes longer than to loop over a line. Inlined by force, they are the same machine code whether the
+# caller was just compiled or comes from the cache: else another copy may be called, which rounds otherwise.
+@njit(nogil=True, cache=True, forceinline=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def _fit_beside(
+    samples, first, converter, epsilon, row, scale, shift, light, slope, weight, gram, low, high, prior_gain,
+    prior_slope, chi2_limit, begin, end, fit,
+):  # fmt: skip
     """Plain least squares on the positions of a line outside begin … end - 1, for a line known to be empty there.
 
-    y, right, energy, on_rail: from :func:`_load`; ones: uint8 (W,). Return (whether it is: nothing on a rail, and
-    chi-square as of an empty line; variance of the slope; information share).
+    The arrays of tables one by one. Return (whether it is: nothing on a rail there, and chi-square as of an empty line;
+    variance of the slope; information share).
     """
-    width = y.shape[0]
-    left, kept, kept_energy = _row_of(tables[6], row), right, energy
-    if end > begin:
-        lost, moved, lost_energy = _marked_sums(y, row, tables, ones, 1, begin, end)
-        left, kept_energy = _less(left, lost), energy - lost_energy
-        kept = (right[0] - moved[0], right[1] - moved[1], right[2] - moved[2])
-    b, c, d, fit[3], variance = _solve(left, (kept[0], kept[1], kept[2] + priors[1] * epsilon), priors[0], priors[1])
+    width = light.shape[1]
+    zero, one = np.float32(0.0), np.float32(1.0)
+    r0 = r1 = r2 = energy = on_rail = zero
+    for side in range(2):
+        start, stop = (0, begin) if side == 0 else (end, width)
+        x = samples[first + start : first + stop]
+        a, o = scale[converter + start : converter + stop], shift[converter + start : converter + stop]
+        p, q, w = light[row, start:stop], slope[row, start:stop], weight[row, start:stop]
+        for j in range(stop - start):
+            value = np.float32(x[j])
+            d = value * a[j] - o[j] - p[j]
+            wy = w[j] * d
+            r0 += wy
+            r1 += wy * p[j]
+            r2 += wy * q[j]
+            energy += wy * d
+            on_rail += one if (value <= low) | (value >= high) else zero
+    h00 = h01 = h02 = h11 = h12 = h22 = zero
+    p, q, w = light[row, begin:end], slope[row, begin:end], weight[row, begin:end]
+    for j in range(end - begin):
+        wp, wq = w[j] * p[j], w[j] * q[j]
+        h00 += w[j]
+        h01 += wp
+        h02 += wq
+        h11 += wp * p[j]
+        h12 += wp * q[j]
+        h22 += wq * q[j]
+    left = (
+        gram[row, 0] - h00, gram[row, 1] - h01, gram[row, 2] - h02, gram[row, 3] - h11, gram[row, 4] - h12,
+        gram[row, 5] - h22,
+    )  # fmt: skip
+    right = float(r0), float(r1), float(r2)
+    pulled = right[0], right[1], right[2] + prior_slope * epsilon
+    b, c, d, fit[3], variance = _solve(left, pulled, prior_gain, prior_slope)
     fit[0], fit[1], fit[2], fit[4] = b, c, d, 0.0
-    chi2 = _chi_square(kept_energy, left, kept, b, c, d)
-    explained = chi2 * width < chi2_limit * (width - (end - begin)) and c * c * priors[0] < 36.0
-    return on_rail == 0 and explained, variance, max(left[5] / max(tables[6][row, 5], 1e-30), 0.0)
+    chi2 = _chi_square(float(energy), left, right, b, c, d)
+    explained = chi2 * width < chi2_limit * (width - (end - begin)) and c * c * prior_gain < 36.0
+    return on_rail == 0 and explained, variance, max(left[5] / max(gram[row, 5], 1e-30), 0.0)
 
 
-@njit(nogil=True, cache=True)
-def _fit_beside(
-    samples, first, converter, epsilon, row, tables, limits, priors, chi2_limit, begin, end, y, ones, fit
+@njit(nogil=True, cache=True, forceinline=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def _see_row(
+    samples, first, converter, start, offsets, scale, shift, light, slope, weight, dark_first, gram, reach, root, low,
+    high, prior_gain, prior_slope, chi2_limit, y, marked, total, square,
 ):  # fmt: skip
-    """:func:`_solve_beside` of a line yet to be loaded."""
-    low, high = np.float32(limits[0]), np.float32(limits[1])
-    right, energy, on_rail = _load(samples, first, converter, row, tables, low, high, y)
-    return _solve_beside(
-        y, row, tables, right, energy, on_rail, epsilon, priors, chi2_limit, begin, end, ones, fit
-    )  # fmt: skip
+    """Add what the empty line leaves of the sum of four lines, if they are empty but for one object; else return False.
 
-
-@njit(nogil=True, cache=True)
-def _fit_at_a_glance(
-    samples, first, converter, epsilon, row, tables, limits, priors, chi2_limit, begin, end, y, marked, room, ones, fit
-):  # fmt: skip
-    """Fit a line that is empty but for one object: outside begin … end - 1, or of what stands out, where that is empty.
-
-    marked: uint8 (W,), room: float32 (W,). Return (whether the line is empty but for that; the object's positions,
-    begin and end, the same where there is none).
+    The first line starts at ``start``, its first sample is ``samples[first]``. The arrays of tables for a row, see
+    ``line_fit.row_tables``, one by one; root, total, square: see :func:`_add_residual`; y: float32, marked: uint8 (W,).
     """
-    width = y.shape[0]
-    low, high = np.float32(limits[0]), np.float32(limits[1])
-    right, energy, on_rail = _load(samples, first, converter, row, tables, low, high, y)
-    known = right, energy, on_rail, epsilon, priors, chi2_limit
-    empty, _, _ = _solve_beside(y, row, tables, *known, begin, end, ones, fit)
-    if empty or on_rail > 0:
-        return empty, begin, end
-    middle = _some_median(y, row, tables, tables[5][row], 10, room)
-    if not middle == middle:  # no dark to see the baseline by
-        return False, 0, 0
-    first_off, last_off = _mark_misfits(
-        y, row, tables, 0, width, middle, np.float32(0.0), np.float32(epsilon), np.float32(0.25), np.float32(0.06),
-        np.float32(12.0), marked,
-    )  # fmt: skip
-    begin, end = max(first_off - tables[7], 0), min(last_off + 1 + tables[7], width)
-    if last_off < first_off or 2 * (end - begin) > width:
-        return False, 0, 0
-    empty, _, _ = _solve_beside(y, row, tables, *known, begin, end, ones, fit)
-    return empty, begin, end
+    phases, width = light.shape[0] - 1, light.shape[1]
+    tau = math.ceil(start) - start
+    row = int(tau * phases + 0.5)
+    b0, b1, b2, b3 = offsets[row, 0], offsets[row, 1], offsets[row, 2], offsets[row, 3]
+    if first < 0 or first + b3 + width > samples.shape[0]:
+        return False
+    x0, x1 = samples[first + b0 : first + b0 + width], samples[first + b1 : first + b1 + width]
+    x2, x3 = samples[first + b2 : first + b2 + width], samples[first + b3 : first + b3 + width]
+    b0, b1 = (converter + b0) % CONVERTERS, (converter + b1) % CONVERTERS
+    b2, b3 = (converter + b2) % CONVERTERS, (converter + b3) % CONVERTERS
+    a0, a1, a2, a3 = scale[b0 : b0 + width], scale[b1 : b1 + width], scale[b2 : b2 + width], scale[b3 : b3 + width]
+    o0, o1, o2, o3 = shift[b0 : b0 + width], shift[b1 : b1 + width], shift[b2 : b2 + width], shift[b3 : b3 + width]
+    p, q, w = light[row], slope[row], weight[row]
+    zero, one = np.float32(0.0), np.float32(1.0)
+    r0 = r1 = r2 = energy = on_rail = zero
+    for j in range(width):
+        v0, v1, v2, v3 = np.float32(x0[j]), np.float32(x1[j]), np.float32(x2[j]), np.float32(x3[j])
+        d = (v0 * a0[j] - o0[j]) + (v1 * a1[j] - o1[j]) + (v2 * a2[j] - o2[j]) + (v3 * a3[j] - o3[j]) - p[j]
+        y[j] = d
+        wy = w[j] * d
+        r0 += wy
+        r1 += wy * p[j]
+        r2 += wy * q[j]
+        energy += wy * d
+        least, greatest = min(min(v0, v1), min(v2, v3)), max(max(v0, v1), max(v2, v3))
+        on_rail += one if (least <= low) | (greatest >= high) else zero
+    if on_rail > zero:
+        return False
+    epsilon = tau - row / phases
+    left = gram[row, 0], gram[row, 1], gram[row, 2], gram[row, 3], gram[row, 4], gram[row, 5]
+    right, kept_energy = (float(r0), float(r1), float(r2)), float(energy)
+    begin = end = 0
+    dark = dark_first[row]
+    baseline, gain, delay = 0.0, 0.0, epsilon
+    # first all of it, then without what stands out, at a glance and once more with a better fit
+    for look in range(3):
+        if look == 1:
+            if dark + 4 > width:  # no dark to see the baseline by
+                return False
+            level, level_weight = zero, np.float32(1e-30)
+            for j in range(width - dark):
+                level += w[dark + j] * y[dark + j]
+                level_weight += w[dark + j]
+            baseline, gain, delay = float(level / level_weight), 0.0, epsilon
+        if look > 0:
+            b, g, c = np.float32(baseline), np.float32(gain), np.float32(delay)
+            delay_slack, gain_slack = np.float32((0.25, 0.04)[look - 1]), np.float32((0.06, 0.015)[look - 1])
+            for j in range(dark):
+                r = abs(y[j] - b - g * p[j] - c * q[j]) - delay_slack * abs(q[j]) - gain_slack * abs(p[j])
+                r = max(r, zero)
+                marked[j] = np.uint8(r * r * w[j] > np.float32(12.0))
+            # noise marks single positions: an object has two side by side
+            one_mark, other_mark = marked[: dark - 1], marked[1:dark]
+            none = np.int32(dark)
+            leftmost, rightmost = none, np.int32(-1)
+            for j in range(dark - 1):
+                pair = (one_mark[j] & other_mark[j]) != 0
+                leftmost = min(leftmost, np.int32(j) if pair else none)
+                rightmost = max(rightmost, np.int32(j) if pair else np.int32(-1))
+            if rightmost < 0:
+                continue
+            begin, end = max(int(leftmost) - reach, 0), min(int(rightmost) + 2 + reach, width)
+            if 2 * (end - begin) > width:
+                return False
+            h00 = h01 = h02 = h11 = h12 = h22 = s0 = s1 = s2 = spent = zero
+            y_in, p_in, q_in, w_in = y[begin:end], p[begin:end], q[begin:end], w[begin:end]
+            for j in range(end - begin):
+                wp, wq, wy = w_in[j] * p_in[j], w_in[j] * q_in[j], w_in[j] * y_in[j]
+                h00 += w_in[j]
+                h01 += wp
+                h02 += wq
+                h11 += wp * p_in[j]
+                h12 += wp * q_in[j]
+                h22 += wq * q_in[j]
+                s0 += wy
+                s1 += wy * p_in[j]
+                s2 += wy * q_in[j]
+                spent += wy * y_in[j]
+            left = (
+                gram[row, 0] - h00, gram[row, 1] - h01, gram[row, 2] - h02, gram[row, 3] - h11, gram[row, 4] - h12,
+                gram[row, 5] - h22,
+            )  # fmt: skip
+            right = float(r0 - s0), float(r1 - s1), float(r2 - s2)
+            kept_energy = float(energy - spent)
+        pulled = right[0], right[1], right[2] + prior_slope * epsilon
+        baseline, gain, delay, _, _ = _solve(left, pulled, prior_gain, prior_slope)
+        chi2 = _chi_square(kept_energy, left, right, baseline, gain, delay)
+        if chi2 * width < chi2_limit * (width - (end - begin)) and gain * gain * prior_gain < 36.0:
+            b, g, c = np.float32(baseline), np.float32(gain), np.float32(delay)
+            unit = root[row]
+            for j in range(total.shape[0]):
+                z = (y[j] - b - g * p[j] - c * q[j]) * unit[j]
+                total[j] += z
+                square[j] += z * z
+            return True
+    return False
 
 
 @njit(nogil=True, cache=True)
@@ -520,8 +621,9 @@ def _fit_lines(samples, origin, starts, tables, limits, priors, chi2_limit, judg
     phases, width = tables[2].shape[0] - 1, tables[2].shape[1]
     y, residual = np.empty(width, np.float32), np.empty(width, np.float32)
     found, marked, rail = np.empty(width, np.uint8), np.empty(width, np.uint8), np.empty(width, np.uint8)
-    ones = np.ones(width, np.uint8)
     fit = np.empty(5)
+    scale, shift, light, slope, weight, gram = tables[0], tables[1], tables[2], tables[3], tables[4], tables[6]
+    low, high = np.float32(limits[0]), np.float32(limits[1])
     for n in range(starts.shape[0]):
         first, row, epsilon = _place(starts[n], phases)
         position = first - origin
@@ -533,8 +635,8 @@ def _fit_lines(samples, origin, starts, tables, limits, priors, chi2_limit, judg
             begin = min(max(math.ceil(starts[n] + window[0]) - first, 0), width)
             end = min(max(math.floor(starts[n] + window[1]) - first + 1, begin), width)
             empty, variance, share = _fit_beside(
-                samples, position, first % CONVERTERS, epsilon, row, tables, limits, priors, chi2_limit, begin, end, y,
-                ones, fit,
+                samples, position, first % CONVERTERS, epsilon, row, scale, shift, light, slope, weight, gram, low,
+                high, priors[0], priors[1], chi2_limit, begin, end, fit,
             )  # fmt: skip
             if empty:
                 _write_fit(epsilon, fit, variance, share, np.nan, 0, out, n)
@@ -685,20 +787,8 @@ def track_blocks(
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _add_line(y, row, tables, root, fit, total, square):
-    """Add what a fit leaves of a line in units of the noise, and its squares; float32, the length of ``total``."""
-    n = total.shape[0]
-    y, p, q, unit = y[:n], tables[2][row, :n], tables[3][row, :n], root[row, :n]
-    b, g, c = np.float32(fit[0]), np.float32(fit[1]), np.float32(fit[2])
-    for j in range(n):
-        z = (y[j] - b - g * p[j] - c * q[j]) * unit[j]
-        total[j] += z
-        square[j] += z * z
-
-
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 def _add_residual(residual, row, root, total, square):
-    """The same of residuals, which are 0 where nothing is known."""
+    """Add a line's residuals in units of their noise, and their squares; float32, as long as ``total`` or longer."""
     n = total.shape[0]
     residual, unit = residual[:n], root[row, :n]
     for j in range(n):
@@ -719,31 +809,36 @@ def _add(total, rows, row):
 def _significances(total, square, number, columns, sums, out, row):
     """Significance of each bin of a row into ``out[row]``: the larger of those of its mean and of its energy.
 
-    total, square: float32 (samples,), sums over the row's lines; number: float32 (C,), how many values each bin holds;
-    sums: float32 (2, C), room.
+    total, square: float32 (C · columns,), sums over the row's lines; number: float32 (C,), how many values each bin
+    holds; sums: float32 (2, C), room.
     """
     one, other, result = sums[0], sums[1], out[row]
+    first = 0
     for c in range(number.shape[0]):
         a = b = np.float32(0.0)
-        for j in range(c * columns, min((c + 1) * columns, total.shape[0])):
-            a += total[j]
-            b += square[j]
+        for j in range(columns):
+            a += total[first + j]
+            b += square[first + j]
         one[c], other[c] = a, b
-    # roots and divisions take long: all at once
-    zero, three = np.float32(0.0), np.float32(3.0)
+        first += columns
+    # Wilson-Hilferty: the cube root of a mean chi-square is nearly normal, so its tail is comparable. Roots take long:
+    # they are drawn only where the energy tells more than the mean, and more than one standard deviation
+    zero, unit, width = np.float32(0.0), np.float32(1.0), np.float32(math.sqrt(2.0 / 9.0))
+    some = zero
     for c in range(number.shape[0]):
-        inverse = np.float32(1.0) / max(number[c], np.float32(1.0))
-        ratio = other[c] * inverse
-        result[c] = abs(one[c]) * np.sqrt(inverse) if number[c] >= 1 else zero
-        # under one standard deviation it is of no interest
-        above = ratio > np.float32(1.0) + three * np.sqrt(np.float32(2.0 / 9.0) * inverse)
-        other[c] = ratio if above and number[c] >= 1 else zero
-    for c in range(number.shape[0]):
-        if other[c] > 0:
-            # Wilson-Hilferty: the cube root of a mean chi-square is nearly normal, so its tail is comparable
-            k = 2.0 / (9.0 * number[c])
-            energy = (float(other[c]) ** (1.0 / 3.0) - (1.0 - k)) / math.sqrt(k)
-            result[c] = max(result[c], np.float32(energy))
+        seen = unit if number[c] >= unit else zero
+        root = unit / np.sqrt(max(number[c], unit))
+        ratio, std = seen * other[c] * root * root, width * root
+        mean = seen * abs(one[c]) * root
+        least = max(mean, unit) * std + unit - std * std
+        other[c] = ratio if ratio > least * least * least else zero
+        some += other[c]
+        result[c] = mean
+    if some > 0:
+        for c in range(number.shape[0]):
+            if other[c] > 0:
+                k = 2.0 / (9.0 * number[c])
+                result[c] = np.float32((float(other[c]) ** (1.0 / 3.0) - (1.0 - k)) / math.sqrt(k))
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
@@ -767,54 +862,72 @@ def _light_share(y, p, w):
 
 
 @njit(nogil=True, cache=True)
+def _are_regular(starts, first, period):
+    """Whether a line and the three after it start so far apart that the tables of a row hold for them."""
+    if first + 4 > starts.shape[0]:
+        return False
+    off = 0.0
+    for n in range(1, 4):
+        off = max(off, abs(starts[first + n] - starts[first] - n * period))
+    return off <= _ROW_SLACK_SAMPLES
+
+
+@njit(nogil=True, cache=True)
 def detect_rows(
-    samples, origin, starts, wanted, row_lines, columns, tables, root, counts, limits, priors, chi2_limit, out
+    samples, origin, starts, wanted, row_lines, columns, tables, root, counts, rows, limits, priors, chi2_limit, out
 ):
     """Significance of whatever is not the empty line, in bins of ``row_lines`` lines × ``columns`` samples.
 
     starts: float64 (R · row_lines,). wanted: bool (R,), rows to look at; the others stay as they are. root: float32
     (phases + 1, W), 1/standard deviation at the positions that are searched, else 0; counts: float32 (phases + 1, C),
-    how many those are in each bin.
+    how many those are in each bin. rows = (tables, offsets, root, counts, priors, limit of chi-square, period), the
+    same for the sum of four lines, as ``detect.DetectorTables`` has them: rows that are empty but for one object are
+    fitted as one, all others line by line.
     out: float32 (R, C): the larger of the mean residual's and the energy's significance [standard deviations]; -1 in
     rows with a line that holds no light at all. Lines that do not lie wholly in ``samples`` are passed over.
     """
     profiles = tables[2]
     phases, width = profiles.shape[0] - 1, profiles.shape[1]
+    of_row, offsets, row_root, row_counts, row_priors, row_limit, period = rows
+    scale, shift, light, slope, weight, dark_first, gram, reach = of_row
+    low, high = np.float32(limits[0]), np.float32(limits[1])
     bins = out.shape[1]
     lit = min(width, bins * columns)
     work = np.empty((4, width), dtype=np.float32)
-    total, square = np.empty(lit, np.float32), np.empty(lit, np.float32)
+    y, marked = work[0, : light.shape[1]], work[3].view(np.uint8)
+    whole, whole_square = np.zeros(bins * columns, np.float32), np.zeros(bins * columns, np.float32)
+    total, square = whole[:lit], whole_square[:lit]
     number, sums = np.empty(bins, np.float32), np.empty((2, bins), np.float32)
     fit = np.empty(5)
-    ones = np.ones(width, np.uint8)
-    marked = work[3].view(np.uint8)[:width]
     for row in range(out.shape[0]):
         if not wanted[row]:
             continue
         total[:], square[:], number[:] = 0.0, 0.0, 0.0
+        start = starts[row * row_lines]
+        first = math.ceil(start)
+        if _are_regular(starts, row * row_lines, period) and _see_row(
+            samples, first - origin, first % CONVERTERS, start, offsets, scale, shift, light, slope, weight, dark_first,
+            gram, reach, row_root, low, high, row_priors[0], row_priors[1], row_limit, y, marked, total, square,
+        ):  # fmt: skip
+            _add(number, row_counts, int((first - start) * (light.shape[0] - 1) + 0.5))
+            _significances(whole, whole_square, number, columns, sums, out, row)
+            continue
         dark = False
-        begin = end = 0
         for n in range(row * row_lines, min((row + 1) * row_lines, starts.shape[0])):
-            first = math.ceil(starts[n])
-            tau = first - starts[n]
-            phase = int(tau * phases + 0.5)
+            first, phase, epsilon = _place(starts[n], phases)
             position = first - origin
             if position < 0 or position + width > samples.shape[0]:
                 continue
-            known = position, first % CONVERTERS, tau - phase / phases, phase, tables, limits, priors, chi2_limit
-            _add(number, counts, phase)
-            # what the line before holds, this one most likely holds in the same place
-            empty, begin, end = _fit_at_a_glance(samples, *known, begin, end, work[0], marked, work[1], ones, fit)
-            if empty:
-                _add_line(work[0], phase, tables, root, fit, total, square)
-                continue
-            _, share, chi2, _ = fit_line(samples, *known, work, fit)
+            _, _, chi2, _ = fit_line(
+                samples, position, first % CONVERTERS, epsilon, phase, tables, limits, priors, chi2_limit, work, fit
+            )  # fmt: skip
             dark |= chi2 > chi2_limit and _light_share(work[0], profiles[phase], tables[4][phase]) < DARK_SHARE
             _add_residual(work[1], phase, root, total, square)
+            _add(number, counts, phase)
         if dark:
             out[row] = -1.0
             continue
-        _significances(total, square, number, columns, sums, out, row)
+        _significances(whole, whole_square, number, columns, sums, out, row)
 
 
 @njit(nogil=True, cache=True)
@@ -985,17 +1098,16 @@ def _add_four_lines(ring, i0, i1, i2, i3, h0, h1, h2, h3, total):
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _divide(total, core, floor, image, spread):
-    """Transmission and its standard deviation where enough is known, else NaN and inf; all float32 (n,), core uint8."""
-    n = core.shape[0]
+def _divide(total, floors, image, spread):
+    """Transmission and its standard deviation where the weight is above its floor, else NaN and inf; float32 (n,)."""
+    n = floors.shape[0]
     numerator, weight, square = total[:n], total[n : 2 * n], total[2 * n :]
     nothing, never = np.float32(np.nan), np.float32(np.inf)
     one, tiny = np.float32(1.0), np.float32(1e-30)
     for i in range(n):
-        known = (weight[i] > floor) & (core[i] > 0)
         inverse = one / max(weight[i], tiny)
-        image[i] = numerator[i] * inverse if known else nothing
-        spread[i] = np.sqrt(square[i]) * inverse if known else never
+        image[i] = numerator[i] * inverse if weight[i] > floors[i] else nothing
+        spread[i] = np.sqrt(square[i]) * inverse if weight[i] > floors[i] else never
 
 
 @njit(nogil=True, cache=True)
@@ -1055,7 +1167,7 @@ def grid_image(samples, origin, starts, fits, tables, limits, grid, transmission
         np.empty(length, np.float32),
     )
     # a pixel that only one side or the far tail of the kernel reaches is a guess, not a measurement
-    core = np.zeros(length, np.uint8)
+    floors = np.full(length, np.float32(np.inf))
     fine = usable.shape[0] // variance.shape[0]
     for q in range(columns):
         tau = first_tau + q / columns_per_sample
@@ -1063,13 +1175,13 @@ def grid_image(samples, origin, starts, fits, tables, limits, grid, transmission
         for side in range(-1, 2):
             i = math.floor((tau + side * sigma) * fine + 0.5)
             good &= i >= 0 and i < usable.shape[0] and usable[i]
-        core[q % phases * across + q // phases] = good
+        floors[q % phases * across + q // phases] = 0.0 if good else np.inf
     noisiest = 0.0
     last_tau = first_tau + (columns - 1) / columns_per_sample
     for i in range(max(0, math.floor(first_tau - reach)), min(variance.shape[0], math.ceil(last_tau + reach) + 1)):
         noisiest = max(noisiest, variance[i])
     full = 2.0 * math.pi * sigma_lines * sigma * peak * peak / max(noisiest, 1e-30)
-    floor = np.float32(_LEAST_WEIGHT * full)
+    floors += np.float32(_LEAST_WEIGHT * full)
     done = 0
     for r in range(rows):
         centre = first_row + r * row_step
@@ -1097,20 +1209,41 @@ def grid_image(samples, origin, starts, fits, tables, limits, grid, transmission
                 ring, slots[k], slots[k + 1], slots[k + 2], slots[k + 3],
                 heights[k], heights[k + 1], heights[k + 2], heights[k + 3], total,
             )  # fmt: skip
-        _divide(total, core, floor, phased, phased_std)
+        _divide(total, floors, phased, phased_std)
         _interleave(phased, phases, transmission, r)
         _interleave(phased_std, phases, std, r)
         _mark_known(transmission, known, r)
 
 
 @njit(nogil=True, cache=True)
-def image_event(
-    samples, origin, starts, line_tables, limits, priors, chi2_limit, window, tables, grid, fits, transmission, std,
-    known,
+def image_events(
+    samples, origin, starts, lines, windows, grids, place, line_tables, limits, priors, chi2_limit, tables,
+    transmission, std, known, saturated,
 ):  # fmt: skip
-    """Fit lines and make their image: :func:`register_lines` into ``fits``, then :func:`grid_image`."""
-    register_lines(samples, origin, starts, line_tables, limits, priors, chi2_limit, window, fits)
-    grid_image(samples, origin, starts, fits, tables, limits, grid, transmission, std, known)
+    """Fit the lines of many windows, beside the window, and make their images: see :func:`grid_image`.
+
+    starts: float64, of all lines.
+    Of each of N windows: lines int64 (N, 2), its first and last + 1 in ``starts``; windows float64 (N, 2), first and
+    last position; grids float64 (N, 6), see :func:`grid_image`; place int64 (N, 3), where its pixels begin in
+    transmission, std (float32) and known (bool), and its rows and columns. saturated: int64 (N,), samples on a rail.
+    """
+    for n in range(lines.shape[0]):
+        begin, rows, columns = place[n, 0], place[n, 1], place[n, 2]
+        end = begin + rows * columns
+        own = starts[lines[n, 0] : lines[n, 1]]
+        fits = np.empty((own.shape[0], 9))
+        g = grids[n]
+        window = windows[n, 0], windows[n, 1]
+        register_lines(samples, origin, own, line_tables, limits, priors, chi2_limit, window, fits)
+        grid_image(
+            samples, origin, own, fits, tables, limits, (g[0], g[1], g[2], g[3], g[4], g[5]),
+            transmission[begin:end].reshape(rows, columns), std[begin:end].reshape(rows, columns),
+            known[begin:end].reshape(rows, columns),
+        )  # fmt: skip
+        on_rail = 0.0
+        for k in range(fits.shape[0]):
+            on_rail += fits[k, 6]
+        saturated[n] = int(on_rail)
 
 
 @njit(nogil=True, cache=True)

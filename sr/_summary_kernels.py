@@ -47,7 +47,7 @@ def _join(objects, parent, a, b):
 def _make_summary(integer: Any) -> Any:
     """The kernel for sums of type ``integer``, as for the screen."""
 
-    @njit(cache=True, error_model="numpy")
+    @njit(nogil=True, cache=True, error_model="numpy")
     def summarise_rows(samples, origin, row_starts, wanted, tables, inverse_light, work, objects, parent):
         """Sums of the objects in some rows; return how many there are, those joined with another (0 boxes) included.
 

@@ -7,15 +7,17 @@ from scipy import ndimage
 
 from . import _event_kernels, _kernels
 from .background import Background
-from .line_fit import LineTables
+from .line_fit import LineTables, chi2_limit, row_tables
 from .screen import ROW_LINES, ScreenTables, screen_rows
 
 __all__ = [
     "ROW_LINES",
     "DetectorTables",
     "Event",
+    "Events",
     "bin_columns",
     "detector_tables",
+    "events_in_rows",
     "find_events",
     "rows_to_look_at",
     "significance_map",
@@ -27,6 +29,8 @@ BESIDE_FLAGGED_ROWS = 3
 # A thousand million samples make some ten million bins; noise passes the first about once in 10¹¹.
 START_SIGNIFICANCE = 7.0
 JOIN_SIGNIFICANCE = 3.5
+# Lines with a lit part of fewer samples than this are not summed up before they are looked at.
+_LEAST_LIT_SAMPLES = 32
 # Rows without significance that do not part an event.
 GAP_ROWS = 2
 
@@ -50,6 +54,62 @@ class Event:
     @property
     def tau_last_samples(self) -> float:
         return self.tau_first_samples + self.bins.shape[1] * self.columns_samples
+
+
+@dataclass(frozen=True)
+class Events:
+    """Events in columns, arrays of shape (N,) where nothing else is said; see :class:`Event`.
+
+    labels : ndarray of shape (R, C), int32
+        Which event each bin of a map belongs to.
+    boxes : ndarray of shape (N, 4), int64
+        First and last row, first and last column of each event in ``labels``.
+    groups : ndarray of shape (N,), int64
+        What ``labels`` holds there.
+    """
+
+    line_first: np.ndarray
+    line_last: np.ndarray
+    tau_first_samples: np.ndarray
+    tau_last_samples: np.ndarray
+    significance: np.ndarray
+    columns_samples: int
+    labels: np.ndarray
+    boxes: np.ndarray
+    groups: np.ndarray
+
+    def __len__(self) -> int:
+        return self.line_first.size
+
+    @classmethod
+    def of(cls, event: Event) -> "Events":
+        """A single event."""
+        rows, columns = event.bins.shape
+        return cls(
+            np.array([event.line_first]),
+            np.array([event.line_last]),
+            np.array([event.tau_first_samples]),
+            np.array([event.tau_last_samples]),
+            np.array([event.significance]),
+            event.columns_samples,
+            event.bins.astype(np.int32),
+            np.array([[0, rows - 1, 0, columns - 1]]),
+            np.array([1]),
+        )
+
+    def some(self, which: np.ndarray | slice) -> "Events":
+        """Some of them, by index, mask or slice."""
+        return Events(
+            self.line_first[which],
+            self.line_last[which],
+            self.tau_first_samples[which],
+            self.tau_last_samples[which],
+            self.significance[which],
+            self.columns_samples,
+            self.labels,
+            self.boxes[which],
+            self.groups[which],
+        )
 
 
 def bin_columns(background: Background) -> int:
@@ -91,6 +151,8 @@ class DetectorTables:
         1/standard deviation of a sample at the positions that are searched, else 0.
     counts : ndarray of shape (phases + 1, C), float32
         How many those are in each bin.
+    rows : tuple
+        The same for the sum of a row's four lines; see ``_kernels.detect_rows``.
     columns : int
         Width of a bin [samples].
     priors : tuple of 2 floats
@@ -99,6 +161,7 @@ class DetectorTables:
 
     root: np.ndarray
     counts: np.ndarray
+    rows: tuple
     columns: int
     priors: tuple[float, float]
 
@@ -106,13 +169,27 @@ class DetectorTables:
 def detector_tables(background: Background, tables: LineTables) -> DetectorTables:
     """Tables of the positions that are searched."""
     columns = bin_columns(background)
-    bins = int(np.ceil(background.lit_samples / columns))
     tau = np.arange(tables.phases + 1)[:, None] / tables.phases + np.arange(tables.width)
-    root = np.where(background.usable(tau), np.sqrt(tables.arrays[4]), 0.0).astype(np.float32)
-    edges = np.minimum(np.arange(bins) * columns, tables.width - 1)
-    searched = (root > 0)[:, : min(bins * columns, tables.width)]
-    counts = np.add.reduceat(searched, edges, axis=1, dtype=np.float32)
-    return DetectorTables(root, counts, columns, (1 / background.gain_std**2, 1 / background.delay_std_samples**2))
+    root, counts = _searched(background.usable(tau), tables.arrays[4], background, columns)
+    priors = (1 / background.gain_std**2, 1 / background.delay_std_samples**2)
+    of_rows, offsets, usable = row_tables(background, tables, ROW_LINES)
+    row_root, row_counts = _searched(usable, of_rows[4], background, columns)
+    of_mean = (ROW_LINES * priors[0], ROW_LINES * priors[1])
+    # the lines of a row meet positions up to a sample apart: where that is much of what is lit, each is seen alone
+    period = background.period_samples if background.lit_samples >= _LEAST_LIT_SAMPLES else np.inf
+    rows = (of_rows, offsets, row_root, row_counts, of_mean, chi2_limit(usable.shape[1]), period)
+    return DetectorTables(root, counts, rows, columns, priors)
+
+
+def _searched(
+    usable: np.ndarray, weight: np.ndarray, background: Background, columns: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Root of the weight where it is usable, else 0, and how many positions those are in each bin."""
+    root = np.where(usable, np.sqrt(weight), 0.0).astype(np.float32)
+    bins = int(np.ceil(background.lit_samples / columns))
+    edges = np.minimum(np.arange(bins) * columns, root.shape[1] - 1)
+    searched = (root > 0)[:, : min(bins * columns, root.shape[1])]
+    return root, np.add.reduceat(searched, edges, axis=1, dtype=np.float32)
 
 
 def significance_map(
@@ -145,15 +222,16 @@ def significance_map(
 
     Notes
     -----
-    Each line is fitted on its empty positions (baseline, pulse energy, delay). Per bin the larger of two tests is
-    kept: the mean residual (absorbing objects) and the residual energy (phase objects, bright and dark side by side).
+    The sum of a row's four lines, or each of them where that does not do, is fitted on its empty positions (baseline,
+    pulse energy, delay). Per bin the larger of two tests is kept: the mean residual (absorbing objects) and the
+    residual energy (phase objects, bright and dark side by side).
     """
     rows = -(-starts.size // ROW_LINES)
     out = np.zeros((rows, detector.counts.shape[1]), dtype=np.float32)
     wanted = np.ones(rows, dtype=np.bool_) if wanted is None else wanted
     _kernels.detect_rows(
         samples, origin, starts, wanted, ROW_LINES, detector.columns, tables.arrays, detector.root, detector.counts,
-        tables.limits, detector.priors, tables.chi2_limit, out,
+        detector.rows, tables.limits, detector.priors, tables.chi2_limit, out,
     )  # fmt: skip
     return out
 
@@ -172,29 +250,69 @@ def find_events(
     min_significance : float, optional
         Significance that some bin of an event reaches [standard deviations].
     """
-    least, greatest = _event_kernels.extremes(significance)
-    if greatest < min_significance:
-        return []
-    if least < 0:  # where the light goes or comes, part of a line or of a row is dark: no object
-        dark = ndimage.binary_dilation((significance < 0).any(axis=1))
-        significance = np.where(dark[:, None], np.float32(0), significance)
-    # a row or two in which an object hides (its edge falls between samples) do not part it; columns part neighbours
-    near, labels = np.empty(significance.shape, np.bool_), np.empty(significance.shape, np.int32)
-    _event_kernels.near_bins(significance, JOIN_SIGNIFICANCE, GAP_ROWS, near)
+    labels, boxes, groups, peaks = _group_bins(significance, min_significance)
+    return [
+        Event(
+            line_first=first_line + top * ROW_LINES,
+            line_last=first_line + (bottom + 1) * ROW_LINES - 1,
+            tau_first_samples=float(left * columns),
+            columns_samples=columns,
+            bins=labels[top : bottom + 1, left : right + 1] == group,
+            significance=float(peak),
+        )
+        for (top, bottom, left, right), group, peak in zip(boxes.tolist(), groups, peaks, strict=True)
+    ]
+
+
+def events_in_rows(
+    samples: np.ndarray,
+    origin: int,
+    starts: np.ndarray,
+    wanted: np.ndarray,
+    first_line: int,
+    tables: LineTables,
+    detector: DetectorTables,
+    *,
+    min_significance: float = START_SIGNIFICANCE,
+) -> Events:
+    """:func:`significance_map` and :func:`find_events` of the few rows that are wanted: the same events.
+
+    Parameters
+    ----------
+    samples, origin, starts, wanted, tables, detector
+        As in :func:`significance_map`; wanted bool (floor(N / ROW_LINES),).
+    first_line : int
+        Number of the first line.
+    """
+    rows = _event_kernels.rows_in_groups(wanted, GAP_ROWS + 1)
+    seen = rows >= 0
+    some = starts[: wanted.size * ROW_LINES].reshape(-1, ROW_LINES)[rows].ravel()
+    significance = significance_map(samples, origin, some, tables, detector, seen)
+    labels, boxes, groups, peaks = _group_bins(significance, min_significance)
+    return Events(
+        first_line + rows[boxes[:, 0]] * ROW_LINES,
+        first_line + (rows[boxes[:, 1]] + 1) * ROW_LINES - 1,
+        boxes[:, 2] * float(detector.columns),
+        (boxes[:, 3] + 1) * float(detector.columns),
+        peaks,
+        detector.columns,
+        labels,
+        boxes,
+        groups,
+    )
+
+
+def _group_bins(
+    significance: np.ndarray, min_significance: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Labels of a map's bins, and of each group that is significant: its box, its label, its peak; in order."""
+    labels = np.empty(significance.shape, np.int32)
     most = (significance.shape[0] + 1) // 2 * ((significance.shape[1] + 1) // 2)
     boxes, peaks = np.empty((most, 4), np.int64), np.empty(most, np.float32)
-    groups = _event_kernels.label_bins(near, significance, labels, boxes, peaks)
-    events = []
-    for group in np.flatnonzero(peaks[:groups] >= min_significance):
-        top, bottom, left, right = boxes[group].tolist()
-        events.append(
-            Event(
-                line_first=first_line + top * ROW_LINES,
-                line_last=first_line + (bottom + 1) * ROW_LINES - 1,
-                tau_first_samples=float(left * columns),
-                columns_samples=columns,
-                bins=labels[top : bottom + 1, left : right + 1] == group + 1,
-                significance=float(peaks[group]),
-            )
-        )
-    return sorted(events, key=lambda e: (e.line_first, e.tau_first_samples))
+    # a row or two in which an object hides (its edge falls between samples) do not part it; columns part neighbours
+    count = _event_kernels.group_bins(
+        significance, min_significance, JOIN_SIGNIFICANCE, GAP_ROWS, labels, boxes, peaks
+    )  # fmt: skip
+    groups = np.flatnonzero(peaks[:count] >= min_significance)
+    groups = groups[np.lexsort((boxes[groups, 2], boxes[groups, 0]))]
+    return labels, boxes[groups], groups + 1, peaks[groups].astype(float)

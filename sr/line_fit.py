@@ -10,6 +10,8 @@ from .background import Background
 
 # Steps per sample in which light is tabled for images; between them it is a straight line.
 IMAGE_STEPS = 32
+# Dark samples that tell a row's baseline; more cost more than they tell.
+_ROW_DARK_SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -93,15 +95,59 @@ def line_tables(background: Background) -> LineTables:
     phases = int(2 ** np.ceil(np.log2(np.sqrt(curvature / max(0.8 * background.noise_std_codes, 1e-9)) + 1)))
     phases = int(np.clip(phases, 8, 128))
     tau = np.arange(phases + 1)[:, None] / phases + np.arange(width)
-    light = profile.light(tau)
+    light, slope_rows = profile.light(tau), profile.slope(tau)
     weight = np.where(background.is_censored(tau), 0.0, 1 / background.variance(tau))
     # all positions from here on are dark, but for those without weight
     dark_first = np.count_nonzero(tau < background.lit_samples, axis=1)
-    slope_rows = profile.slope(tau)
-    columns = np.stack([np.ones_like(light), light, slope_rows])
+    arrays = _arrays(background, light, slope_rows, weight, dark_first)
+    return LineTables(
+        arrays,
+        (float(background.code_limits[0]), float(background.code_limits[1])),
+        chi2_limit(width),
+        width,
+        background,
+    )
+
+
+def row_tables(background: Background, tables: LineTables, lines: int) -> tuple[tuple, np.ndarray, np.ndarray]:
+    """The same for the sum of some consecutive lines.
+
+    Returns
+    -------
+    arrays : tuple
+        As in :class:`LineTables`.
+    offsets : ndarray of shape (phases + 1, lines), int64
+        First sample of each line that is summed, after the first line's.
+    usable : ndarray of shape (phases + 1, W), bool
+        Where all lines are usable.
+    """
+    phases = min(2 * tables.phases, 128)  # summed up, what a phase is off weighs more against the noise
+    width = min(tables.width, (int(background.lit_samples) + 16 + _ROW_DARK_SAMPLES) // 16 * 16)
+    phase, line = np.arange(phases + 1) / phases, np.arange(lines)
+    # the first line's first sample is the row's, also where its phase rounds up to a whole sample
+    offsets = np.ceil(line * background.period_samples - np.minimum(phase, 1 - 1e-9)[:, None]).astype(np.int64)
+    tau = (offsets - line * background.period_samples + phase[:, None])[:, :, None] + np.arange(width)
+    profile = background.profile
+    censored = background.is_censored(tau).any(axis=1)
+    weight = np.where(censored, 0.0, 1 / background.variance(tau).sum(axis=1))
+    dark_first = np.count_nonzero(tau.min(axis=1) < background.lit_samples, axis=1)
+    arrays = _arrays(background, profile.light(tau).sum(axis=1), profile.slope(tau).sum(axis=1), weight, dark_first)
+    return arrays, offsets, background.usable(tau).all(axis=1)
+
+
+def chi2_limit(values: int) -> float:
+    """Chi-square of so many values up to which they show nothing but the empty line."""
+    return float(1.15 * values + 6 * np.sqrt(2 * values))
+
+
+def _arrays(
+    background: Background, light: np.ndarray, slope: np.ndarray, weight: np.ndarray, dark_first: np.ndarray
+) -> tuple:
+    """Arrays of :class:`LineTables` from those over (phase, sample)."""
+    columns = np.stack([np.ones_like(light), light, slope])
     gram = np.einsum("ipj,pj,kpj->pik", columns, weight, columns)[:, [0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]]
     n = background.interleave_gain
-    converter = np.arange(_kernels.CONVERTERS + width) % len(n)
+    converter = np.arange(_kernels.CONVERTERS + light.shape[1]) % len(n)
     scale = 1 / np.array(n)[converter]
     shift = np.array(background.interleave_offset_codes)[converter] * scale
     arrays = tuple(
@@ -110,18 +156,14 @@ def line_tables(background: Background) -> LineTables:
             (scale, np.float32),
             (shift, np.float32),
             (light, np.float32),
-            (slope_rows, np.float32),
+            (slope, np.float32),
             (weight, np.float32),
             (dark_first, np.int64),
             (gram, np.float64),
         )
     )
     # a cell's faint skirt goes on beyond what is seen to differ; objects are some fraction of the line
-    reach = max(2, round(background.lit_samples / 40))
-    limit = 1.15 * width + 6 * np.sqrt(2 * width)
-    return LineTables(
-        (*arrays, reach), (float(background.code_limits[0]), float(background.code_limits[1])), limit, width, background
-    )
+    return (*arrays, max(2, round(background.lit_samples / 40)))
 
 
 def line_fits(

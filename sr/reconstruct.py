@@ -11,7 +11,7 @@ import numpy as np
 from . import _kernels
 from .background import Background
 from .errors import SignalError
-from .line_fit import LineTables, image_tables, line_fits
+from .line_fit import ImageTables, LineTables, image_tables, line_fits
 
 # The kernel is cut at this many standard deviations.
 _REACH = 3.0
@@ -183,7 +183,6 @@ def reconstruct(
     *,
     rows: tuple[float, float],
     tau: tuple[float, float],
-    beside_window: bool = False,
     fits: np.ndarray | None = None,
 ) -> TransmissionImage:
     """Transmission image of a window of lines and positions.
@@ -200,9 +199,6 @@ def reconstruct(
         First and last line of the window.
     tau : (float, float)
         First and last position of the window on the line [samples].
-    beside_window : bool, optional
-        Register each line on what lies beside the window, in one step, where that explains it: faster, for windows
-        around an object.
     fits : ndarray of shape (N, 9), optional
         Baseline, pulse energy and delay of the lines, as ``line_fit.line_fits`` gives them; by default they are fitted
         here.
@@ -219,27 +215,16 @@ def reconstruct(
     delay of each line are those fitted on its empty positions. Source of the idea: A. C. S. Chan et al., Sci. Rep.
     7, 44608 (2017), doi:10.1038/srep44608.
     """
-    if background.dark_level_codes is None:
-        raise SignalError(
-            "the dark level is unknown: the lines leave no dark gap, and the capture does not state dark_level_codes; "
-            "give it with --dark-level or in the capture's attributes"
-        )
+    _require_dark_level(background)
     n_rows = max(2, int(np.floor((rows[1] - rows[0]) / grid.lines_per_row)) + 1)
     n_columns = max(2, int(np.floor((tau[1] - tau[0]) * grid.columns_per_sample)) + 1)
-    own = tables.image if tables.background is background else image_tables(background)
+    own = _image_tables(background, tables)
     shape = n_rows, n_columns
     transmission, std, known = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.bool_)
     place = grid_place(grid, rows[0] - first_line, tau[0])
     if fits is None:
-        fits = np.empty((starts.size, 9))
-        priors = (1 / background.gain_std**2, 1 / background.delay_std_samples**2)
-        window = (float(tau[0]), float(tau[1])) if beside_window else (0.0, 0.0)
-        _kernels.image_event(
-            samples, origin, starts, tables.arrays, tables.limits, priors, tables.chi2_limit, window, own.arrays, place,
-            fits, transmission, std, known,
-        )  # fmt: skip
-    else:
-        _kernels.grid_image(samples, origin, starts, fits, own.arrays, own.limits, place, transmission, std, known)
+        fits = _registered_fits(samples, origin, starts, background, tables)
+    _kernels.grid_image(samples, origin, starts, fits, own.arrays, own.limits, place, transmission, std, known)
     return TransmissionImage(
         transmission=transmission,
         std=std,
@@ -250,6 +235,115 @@ def reconstruct(
         known=known,
         saturated=int(fits[:, 6].sum()),
     )
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of lines and positions to be imaged, N of them, and where their pixels lie in flat arrays.
+
+    rows : ndarray of shape (N, 2), float64
+        First and last line.
+    tau : ndarray of shape (N, 2), float64
+        First and last position on the line [samples].
+    lines : ndarray of shape (N, 2), int64
+        First line and last + 1 of those that the image is made of.
+    place : ndarray of shape (N, 3), int64
+        First pixel in the flat arrays, rows, columns.
+    """
+
+    rows: np.ndarray
+    tau: np.ndarray
+    lines: np.ndarray
+    place: np.ndarray
+
+    @classmethod
+    def of(cls, grid: Grid, rows: np.ndarray, tau: np.ndarray, lines: np.ndarray) -> "Windows":
+        """Lay pixels over windows, one window's behind the other's."""
+        shape = np.stack(
+            [
+                np.maximum(2, np.floor((rows[:, 1] - rows[:, 0]) / grid.lines_per_row) + 1),
+                np.maximum(2, np.floor((tau[:, 1] - tau[:, 0]) * grid.columns_per_sample) + 1),
+            ],
+            axis=1,
+        ).astype(np.int64)
+        ends = np.cumsum(shape[:, 0] * shape[:, 1])
+        return cls(rows, tau, lines, np.column_stack([np.append(0, ends[:-1]), shape]))
+
+    def some(self, part: slice) -> "Windows":
+        """Some windows that follow each other, with flat arrays of their own."""
+        place = self.place[part].copy()
+        place[:, 0] -= place[0, 0]
+        return Windows(self.rows[part], self.tau[part], self.lines[part], place)
+
+    @property
+    def pixels(self) -> int:
+        """Length of the flat arrays."""
+        first, rows, columns = self.place[-1].tolist()
+        return int(first + rows * columns)
+
+
+def reconstruct_windows(
+    samples: np.ndarray,
+    origin: int,
+    starts: np.ndarray,
+    first_line: int,
+    background: Background,
+    tables: LineTables,
+    grid: Grid,
+    windows: Windows,
+    transmission: np.ndarray,
+    std: np.ndarray,
+    known: np.ndarray,
+) -> np.ndarray:
+    """Images of windows around objects, as :func:`reconstruct` makes them, many at once.
+
+    Lines are registered on what lies beside their window, in one step, where that explains it.
+
+    Parameters
+    ----------
+    samples, origin, starts, first_line, background, tables, grid
+        As in :func:`reconstruct`.
+    windows : Windows
+    transmission, std : ndarray of shape (pixels,), float32
+        Where the images go.
+    known : ndarray of shape (pixels,), bool
+
+    Returns
+    -------
+    saturated : ndarray of shape (N,), int64
+        Samples on a rail within each image's extent, left out.
+    """
+    _require_dark_level(background)
+    count = windows.place.shape[0]
+    grids = np.empty((count, 6))
+    grids[:, 0] = windows.rows[:, 0] - windows.lines[:, 0]
+    grids[:, 1:] = grid_place(grid, 0.0, 0.0)[1:]
+    grids[:, 2] = windows.tau[:, 0]
+    saturated = np.empty(count, np.int64)
+    own = _image_tables(background, tables)
+    _kernels.image_events(
+        samples, origin, starts, windows.lines - first_line, windows.tau, grids, windows.place, tables.arrays,
+        tables.limits, _priors(background), tables.chi2_limit, own.arrays, transmission, std, known, saturated,
+    )  # fmt: skip
+    return saturated
+
+
+def _require_dark_level(background: Background) -> None:
+    """SignalError where nothing tells what no light looks like."""
+    if background.dark_level_codes is None:
+        raise SignalError(
+            "the dark level is unknown: the lines leave no dark gap, and the capture does not state dark_level_codes; "
+            "give it with --dark-level or in the capture's attributes"
+        )
+
+
+def _image_tables(background: Background, tables: LineTables) -> ImageTables:
+    return tables.image if tables.background is background else image_tables(background)
+
+
+def _priors(background: Background) -> tuple[float, float]:
+    """1/variance of pulse energy and of line starts."""
+    return (1 / background.gain_std**2, 1 / background.delay_std_samples**2)
 
 
 def grid_place(grid: Grid, first_row: float, first_tau: float) -> tuple[float, float, float, float, float, float]:

@@ -87,8 +87,8 @@ def sum_up(
     return found[found[:, kernels.BOXES] >= _LEAST_BOXES]
 
 
-def summary_of(sums: np.ndarray, first_line: np.ndarray, box_samples: int) -> Summary:
-    """What sums of objects mean; ``first_line`` int64 (objects,), the line from which the rows of each are counted."""
+def summary_of(sums: np.ndarray, first_line: int, box_samples: int) -> Summary:
+    """What sums of objects mean; rows are counted from ``first_line``."""
     number = sums[:, kernels.BOXES]
     loss = sums[:, kernels.LOSS]
     # what brightens as much as it darkens has no centre of loss: its extent has one

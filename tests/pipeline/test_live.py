@@ -26,7 +26,7 @@ from stretchscope.pipeline.execution import Execution
 from stretchscope.pipeline.live import LivePipeline
 from stretchscope.pipeline.live_results import CellBatch
 from stretchscope.pipeline.live_setup import Calibration, calibrate_on_capture
-from stretchscope.pipeline.measure import Lines
+from stretchscope.pipeline.measure import Lines, cells_of
 from stretchscope.pipeline.pieces import Piece
 from stretchscope.pipeline.rtdc import RtdcMetadata
 from stretchscope.pipeline.settings import Settings
@@ -471,18 +471,26 @@ def test_worker_fails(
 def test_worker_fails_at_the_end(
     play: object, loop: SimulatedLoop, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    """All pieces wait until the source has ended, then measuring fails: none of them counts as processed."""
-    monkeypatch.setattr(live, "_BLOCKS_ONLY_FILL", -1.0)
+    """Measuring fails when the source has ended, within a cell: what was kept for its next block counts as lost."""
+    plain, ended = live.measure_piece, threading.Event()
+    cell = loop.cells[-2]
+    middle = (cell["line_first"] + cell["line_last"]) / 2
+    samples = loop.samples[: int(loop.first_line_start_samples + middle * loop.line_period_samples)]
 
-    def failing(*_: object) -> object:
-        raise ZeroDivisionError("in a kernel")
+    def items() -> Iterator[Item]:
+        yield from blocks(samples)
+        ended.set()
+
+    def failing(*arguments: object) -> object:
+        if ended.is_set():
+            raise ZeroDivisionError("in a kernel")
+        return plain(*arguments)
 
     monkeypatch.setattr(live, "measure_piece", failing)
-    run = play(blocks(loop.samples), workers=workers, fails=True)
+    run = play(items(), workers=workers, fails=True)
     account = run.pipeline.account
     assert isinstance(run.pipeline.error, ZeroDivisionError)
-    # another worker may bring one more after the failure, which then never waits
-    assert account.pieces_dropped >= account.most_pieces_waiting > 3
+    assert account.pieces_dropped > 0
     assert account.dropped["not_finished"] > account.pieces_dropped * loop.line_period_samples
 
 
@@ -554,20 +562,51 @@ def test_reader_too_slow(
     assert all(np.abs(truth[:, 0] - m).min() < 200 * loop.line_period_samples for m in middle)
 
 
-def test_too_many_pieces(
-    loop: SimulatedLoop, calibration: Calibration, play: object, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("fill", "rows"), [(0.2, True), (0.9, False)])
+def test_ring_fills(
+    loop: SimulatedLoop,
+    calibration: Calibration,
+    monkeypatch: pytest.MonkeyPatch,
+    fill: float,
+    rows: bool,
+    workers: int,
 ) -> None:
-    """Nobody has time to measure: pieces that find no room are lost whole, and their lines count as lost."""
-    monkeypatch.setattr(live, "_MOST_WAITING_BYTES", 1 << 20)
-    monkeypatch.setattr(live, "_BLOCKS_ONLY_FILL", -1.0)  # pieces wait until the end
-    run = play(blocks(np.tile(loop.samples, 2)))
-    account = run.pipeline.account
-    assert account.pieces_dropped > 0
-    assert account.dropped["overload"] > 0
-    assert account.most_bytes_waiting <= 1 << 20
-    rows = len(run.found["line_first"])
-    assert 0 < rows <= 2 * loop.cells.size - account.pieces_dropped  # no piece is without a cell here
-    assert len(set(run.found["line_first"].tolist())) == rows
+    """The reader falls behind: images go first, then a block's cells, whole, and their lines count as lost; as soon as
+    it has caught up, all is as before."""
+    monkeypatch.setattr(live, "_IMAGES_SHARE", 1e9)  # however slow this machine is
+    first, stop = 8, 24
+
+    class Filling(Script):
+        paced = True
+
+        def acquire(self, timeout_s: float) -> Block | None:
+            block = super().acquire(timeout_s)
+            if block is None or not first <= block.index // BLOCK < stop:
+                return block
+            return Block(block.samples, block.index, 0, True, 0, block.host_ns, fill)
+
+    sink = Sink()
+    twice = np.tile(loop.samples, 2)
+    pipeline = LivePipeline(Filling(blocks(twice), loop), calibration, sink, METADATA, workers=workers)
+    finish(pipeline)
+    account = pipeline.account
+    stretches = [Stretch(0, twice.size, loop)]
+    if not rows:
+        # of two workers, one may still be at the block before
+        stretches = [Stretch(0, (first - 1) * BLOCK, loop), Stretch((stop + 2) * BLOCK, twice.size, loop)]
+        assert account.pieces_dropped > 3
+        assert account.dropped["overload"] > account.pieces_dropped * 40 * loop.line_period_samples
+        assert account.dropped["overload"] < (stop - first + 1) * BLOCK
+        check_cells(sink, stretches, others=2 * loop.cells.size)
+    else:
+        check_cells(sink, stretches)
+        assert account.dropped["overload"] == 0
+    pictured = np.concatenate([batch.pictured for batch in sink.batches])
+    block = sink["sample_first"] // BLOCK
+    assert not pictured[(block > first) & (block < stop - 1)].any()
+    assert pictured[(block < first - 1) | (block > stop + 1)].all()
+    assert len(set(sink["line_first"].tolist())) == len(sink["line_first"])
 
 
 def test_output_that_is_full(loop: SimulatedLoop, calibration: Calibration) -> None:
@@ -679,7 +718,7 @@ def test_pieces_give_the_rows_of_process_where_the_lines_are_the_same(
     whole = Lines(samples, segment.device_index, clock.first_line, starts)
     wanted = np.ones(lines // ROW_LINES, dtype=np.bool_)
     piece = Piece(whole, wanted, whole.first_line, whole.stop_line, calibration.setup.empty_line, 0, samples.size)
-    cells = live.measure_piece(calibration.setup, calibration, piece)
+    cells = [c for measured in live.measure_piece(calibration.setup, calibration, piece) for c in cells_of(measured)]
     assert len(cells) == batch.num_rows
     for name in cells[0].row:
         ours = np.array([cell.row[name] for cell in cells], dtype=float)

@@ -14,8 +14,8 @@ STATUS = LiveStatus(
     realtime_factor=0.986,
     cells=12345,
     cells_per_s=1034.2,
-    queue=3,
-    queue_most=17,
+    queue_mib=3.0,
+    queue_most_mib=17.25,
     ring=0.25,
     ring_most=0.8125,
     lock="locked",
@@ -35,7 +35,7 @@ class Clock:
 def test_line_says_everything():
     assert status_line(STATUS) == (
         "time 12 s, rate 4.93 GSa/s, realtime factor 0.99, cells 12345 (1034/s), dropped 12 cells, output full, "
-        "queue 3 (most 17), ring 25% (most 81%), line clock locked, latency 1.2 / 9.0 ms (p50 / p99)"
+        "queue 3.0 MiB (most 17.2), ring 25% (most 81%), line clock locked, latency 1.2 / 9.0 ms (p50 / p99)"
     )
 
 

@@ -3,6 +3,7 @@
 The line starts are the simulated loop's own where nothing else is said, so that only the cutting is tested.
 """
 
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from stretchscope.acquisition.simulated_loop import SimulatedLoop, simulated_loop
 from stretchscope.pipeline.live import measure_piece
 from stretchscope.pipeline.live_setup import Calibration
-from stretchscope.pipeline.measure import margin_lines
+from stretchscope.pipeline.measure import cells_of, margin_lines
 from stretchscope.pipeline.pieces import Piece, PieceCutter, screen_block
 from stretchscope.sr.live_clock import LockedLines, TrackingClock
 
@@ -49,21 +50,25 @@ class TrueClock:
         return [LockedLines(first, stop, knots, starts, continues, self._empty_line)]
 
 
-def pieces_of(clock: object, calibration: Calibration, samples: np.ndarray, borders: list[int]) -> list[Piece]:
-    """The pieces of samples that come in blocks with these borders."""
+def pieces_of(clock: object, calibration: Calibration, samples: np.ndarray, borders: list[int]) -> Iterator[Piece]:
+    """The pieces of samples that come in blocks with these borders, each to be measured before the next is taken."""
     cutter = PieceCutter(partial(margin_lines, calibration.grid), calibration.setup.geometry.um_per_line)
-    cuts = []
     for first, stop in zip([0, *borders], [*borders, samples.size], strict=True):
         block = samples[first:stop].copy()
         locked = clock.follow(block, first)
         screened = [screen_block(block, first, lines) for lines in locked]
-        cuts += [cut.piece() for cut in cutter.add(block, first, 0, locked, screened)]
+        yield from (cut.piece() for cut in cutter.add(block, first, 0, locked, screened))
         block[:] = 0  # given back: what is still wanted of it was copied
-    return cuts + [cut.piece() for cut in cutter.close()]
+    yield from (cut.piece() for cut in cutter.close())
 
 
-def rows_of(pieces: list[Piece], calibration: Calibration) -> list[dict[str, float]]:
-    rows = [cell.row for piece in pieces for cell in measure_piece(calibration.setup, calibration, piece)]
+def rows_of(pieces: Iterable[Piece], calibration: Calibration) -> list[dict[str, float]]:
+    rows = [
+        cell.row
+        for piece in pieces
+        for measured in measure_piece(calibration.setup, calibration, piece)
+        for cell in cells_of(measured)
+    ]
     return sorted(rows, key=lambda row: (row["line_first"], row["position_samples"]))
 
 
@@ -146,8 +151,9 @@ def test_flagged_without_end(
     """Something longer than any cell, or without end, beside which cells pass: pieces overlap, each cell is found once,
     and what is long is not found again in each piece."""
     samples = shaded(crowd, first_line, stop_line, (8.0, 20.0))
-    pieces = pieces_of(TrueClock(crowd, calibration), calibration, samples, every(size, samples.size))
-    rows = rows_of(pieces, calibration)
+    borders = every(size, samples.size)
+    rows = rows_of(pieces_of(TrueClock(crowd, calibration), calibration, samples, borders), calibration)
+    pieces = list(pieces_of(TrueClock(crowd, calibration), calibration, samples, borders))
     apart = crowd.cells["x_first_um"] / crowd.instrument.um_per_sample - LATE_SAMPLES > 32
     found = np.array([row["line_first"] for row in rows])
     position = np.array([row["position_samples"] for row in rows])
@@ -163,7 +169,7 @@ def test_flagged_without_end(
 def test_pieces_without_own_lines_count_none(crowd: SimulatedLoop, calibration: Calibration) -> None:
     """The samples that a dropped piece takes out of the account are never more than it holds."""
     samples = shaded(crowd, -1, 10_000, (8.0, 20.0))
-    pieces = pieces_of(TrueClock(crowd, calibration), calibration, samples, every(100_000, samples.size))
+    pieces = list(pieces_of(TrueClock(crowd, calibration), calibration, samples, every(100_000, samples.size)))
     assert len(pieces) > 3
     assert all(0 <= piece.own_samples <= piece.lines.samples.size for piece in pieces)
     assert sum(piece.own_samples for piece in pieces) <= samples.size

@@ -1,5 +1,10 @@
 """Compiled kernels against slow, obvious float64 versions of themselves."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.interpolate import BSpline
@@ -280,20 +285,27 @@ def test_image_is_weighted_least_squares(columns_per_sample: float, rng: np.rand
     assert (weight[:, inside][~known[:, inside]] < 1e-4 * weight.max()).all()
 
 
-def test_image_event_fits_and_grids(rng: np.random.Generator) -> None:
+def test_image_events_fits_and_grids(rng: np.random.Generator) -> None:
+    """Two windows in flat arrays: what register_lines and grid_image make of each."""
     tables, priors, starts, samples = cell_lines(rng)
     own, _ = image_setup(1)
-    fits, other = np.empty((3, 9)), np.empty((3, 9))
-    limit = 1.15 * 60 + 6 * np.sqrt(120)
-    lines = samples, 0, starts, tables, (-1e9, 1e9), priors, limit, (11.0, 20.0)
-    kernels.register_lines(*lines, other)
-    images = [(np.empty((3, 20), np.float32), np.empty((3, 20), np.float32), np.empty((3, 20), np.bool_)) for _ in "ab"]
-    grid = (0.0, 1.0, 8.0, 2.0, 0.5, 0.5)
-    kernels.image_event(*lines, own, grid, fits, *images[0])
-    kernels.grid_image(samples, 0, starts, other, own, (-1e9, 1e9), grid, *images[1])
-    np.testing.assert_array_equal(fits, other)
-    for one, two in zip(*images, strict=True):
-        np.testing.assert_array_equal(one, two)
+    limits, chi2_limit = (-1e9, 1e9), 1.15 * 60 + 6 * np.sqrt(120)
+    lines, windows = np.array([[0, 3], [1, 3]]), np.array([[11.0, 20.0], [27.0, 33.0]])
+    grids = np.array([[0.0, 1.0, 8.0, 2.0, 0.5, 0.5], [0.0, 0.5, 24.0, 2.0, 0.5, 0.5]])
+    place = np.array([[0, 3, 20], [60, 4, 10]])
+    many = np.empty(100, np.float32), np.empty(100, np.float32), np.empty(100, np.bool_)
+    saturated = np.empty(2, np.int64)
+    kernels.image_events(
+        samples, 0, starts, lines, windows, grids, place, tables, limits, priors, chi2_limit, own, *many, saturated
+    )
+    for (first, stop), window, grid, (begin, rows, columns) in zip(lines, windows, grids, place, strict=True):
+        fits = np.empty((stop - first, 9))
+        kernels.register_lines(samples, 0, starts[first:stop], tables, limits, priors, chi2_limit, tuple(window), fits)
+        one = tuple(np.empty((rows, columns), array.dtype) for array in many)
+        kernels.grid_image(samples, 0, starts[first:stop], fits, own, limits, tuple(grid), *one)
+        for flat, image in zip(many, one, strict=True):
+            np.testing.assert_array_equal(flat[begin : begin + rows * columns].reshape(rows, columns), image)
+    assert (saturated == 0).all()
 
 
 def test_block_delay_ignores_stray_lines(rng: np.random.Generator) -> None:
@@ -321,7 +333,8 @@ def test_detect_rows_counts_in_standard_deviations(rng: np.random.Generator) -> 
     counts = np.full((9, 8), 5, np.float32)
     out, wanted = np.zeros((1, 8), np.float32), np.ones(1, np.bool_)
     args = tables, (-1e9, 1e9), (1e4, 1e4), 1e9
-    kernels.detect_rows(samples, 0, starts, wanted, 4, 5, tables, root, counts, *args[1:], out)
+    none = (tables, np.zeros((9, 4), np.int64), root, counts, (1e4, 1e4), 1e9, np.inf)  # no row as a whole
+    kernels.detect_rows(samples, 0, starts, wanted, 4, 5, tables, root, counts, none, *args[1:], out)
     z = []
     for start in starts:
         first, work, fit = int(np.ceil(start)), np.empty((4, 60), np.float32), np.empty(5)
@@ -334,6 +347,84 @@ def test_detect_rows_counts_in_standard_deviations(rng: np.random.Generator) -> 
     energy = (((z**2).sum(axis=(0, 2)) / 20) ** (1 / 3) - (1 - k)) / np.sqrt(k)
     np.testing.assert_allclose(out[0], np.maximum(mean, np.where(energy > 1, energy, 0)), rtol=0.02, atol=0.02)
     assert out[0, 4] > 5 > np.delete(out[0], 4).max()
+
+
+@pytest.mark.parametrize("cell", [None, (12, 18), (3, 8)])
+def test_a_row_of_lines_is_seen_as_one(rng: np.random.Generator, cell: tuple[int, int] | None) -> None:
+    """Oracle: numpy's least squares on the sum of four lines, without the cell and what lies beside it; a second cell
+    far from the first is not explained."""
+    period, width, lit, reach = 62.3, 60, 40, 2
+    _, light = line_setup(rng)
+    starts = 2.2 + period * np.arange(4)
+    samples = np.zeros(270, dtype=np.int16)
+    offsets = np.ceil(np.arange(4) * period - np.arange(9)[:, None] / 8 * (1 - 1e-9)).astype(np.int64)
+    tau = (offsets - np.arange(4) * period + np.arange(9)[:, None] / 8)[:, :, None] + np.arange(width)
+    p = light(tau).sum(axis=1)
+    q = ((light(tau + 1e-4) - light(tau - 1e-4)) / 2e-4).sum(axis=1)
+    w = np.full(p.shape, 1 / (4 * 0.6**2))
+    design = np.stack([np.ones_like(p), p, q])
+    gram = np.einsum("ipj,pj,kpj->pik", design, w, design)[:, [0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]]
+    ones, zeros = np.ones(width + 8, np.float32), np.zeros(width + 8, np.float32)
+    dark = np.full(9, lit)
+    arrays = [p, q, w]
+    args = (offsets, ones, zeros, *(a.astype(np.float32) for a in arrays), dark, gram, reach)
+    for start in starts:
+        k = np.arange(int(np.ceil(start)), int(np.ceil(start)) + width)
+        samples[k] = np.rint(3 + 1.01 * light(k - start - 0.02) + rng.normal(0, 0.6, width))
+        if cell is not None:
+            samples[k[0] + cell[0] : k[0] + cell[1]] -= 25
+    root = np.where(np.arange(width) < lit, np.sqrt(w), 0).astype(np.float32)
+    total, square = np.zeros(lit, np.float32), np.zeros(lit, np.float32)
+    rails = np.float32(-1e9), np.float32(1e9)
+    priors, chi2_limit = (1 / 0.1**2, 1.0), 1.15 * width + 6 * np.sqrt(2 * width)
+    y, marked = np.empty(width, np.float32), np.empty(width, np.uint8)
+    first = int(np.ceil(starts[0]))
+    known = samples, first, first % 8, starts[0], *args, root, *rails, *priors, chi2_limit, y, marked
+    assert kernels._see_row(*known, total, square)
+    row = int((first - starts[0]) * 8 + 0.5)
+    seen = sum(samples[first + b : first + b + width].astype(float) for b in offsets[row]) - p[row]
+    kept = np.ones(width, bool)
+    if cell is not None:
+        kept[max(cell[0] - reach, 0) : cell[1] + reach] = False
+    normal = (design[:, row] * w[row] * kept) @ design[:, row].T + np.diag([1e-9, *priors])
+    pull = (design[:, row] * w[row] * kept) @ seen + np.array([0, 0, priors[1] * (first - starts[0] - row / 8)])
+    left = seen - np.linalg.solve(normal, pull) @ design[:, row]
+    expected = (left * root[row])[:lit]
+    np.testing.assert_allclose(total, expected, atol=0.3 if cell else 1e-3)
+    np.testing.assert_allclose(square, total**2, rtol=1e-5, atol=1e-6)
+    for start in starts:
+        place = int(np.ceil(start))
+        samples[place + 2 : place + 5] -= 25
+        samples[place + 33 : place + 37] -= 25
+    assert not kernels._see_row(*known, total, square)
+
+
+def test_kernels_round_alike_fresh_and_from_the_cache(tmp_path: Path) -> None:
+    """Compiled in this run or in another one, the detector gives the same bytes."""
+    code = (
+        "import hashlib; import numpy as np; from stretchscope.sr import _kernels as k\n"
+        "rng = np.random.default_rng(1); W, T = 288, 300.3\n"
+        "p = 60 * np.exp(-0.5 * ((np.arange(W) + np.arange(17)[:, None] / 16 - 100) / 40) ** 2)\n"
+        "q = np.gradient(p, axis=1); w = np.full(p.shape, 0.7)\n"
+        "d = np.stack([np.ones_like(p), p, q])\n"
+        "g = np.einsum('ipj,pj,kpj->pik', d, w, d)[:, [0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]]\n"
+        "f = [a.astype(np.float32) for a in (np.ones(W + 8), np.zeros(W + 8), p, q, w)]\n"
+        "t = (*f, np.full(17, 220), g, 5)\n"
+        "b = np.ceil(np.arange(4) * T - np.arange(17)[:, None] / 16 * (1 - 1e-9)).astype(np.int64)\n"
+        "root = np.where(np.arange(W) < 220, np.sqrt(w), 0).astype(np.float32)\n"
+        "c = np.full((17, 55), 4, np.float32); s = rng.integers(-90, 90, 70000).astype(np.int8)\n"
+        "starts = 3.3 + T * np.arange(200); out = np.zeros((50, 55), np.float32)\n"
+        "k.detect_rows(s, 0, starts, np.ones(50, bool), 4, 4, t, root, c, (t, b, root, c, (9., 9.), 1e9, T),\n"
+        "              (-128., 127.), (9., 9.), 1e9, out)\n"
+        "print(hashlib.sha256(out.tobytes()).hexdigest(), out.max() > 0)"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    runs = [
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert runs[0] == runs[1]
+    assert runs[0].endswith("True\n")
 
 
 def test_count_on_rail() -> None:
