@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from stretchscope.classify._feature_kernels import measure_into
+from stretchscope.classify._feature_kernels import measure_into, measure_many
 from stretchscope.classify.features import FEATURES, measure_cell
 from stretchscope.data.stamps import cell_stamps
 
@@ -123,3 +123,41 @@ def test_every_feature_is_written():
     mask, out = masks()["tee"], np.full(len(FEATURES), np.inf)
     measure_into(mask, np.random.default_rng(0).uniform(0.1, 1, mask.shape), mask, 0.5, out)
     assert np.isfinite(out).all()
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("spread", [1e-7, 1e-3, 1.0])
+def test_few_and_many_texture_levels(slow_features, spread):
+    """Values so close that hardly any search tells them apart, and neighbours many levels apart."""
+    rng = np.random.default_rng(4)
+    mask = ndimage.gaussian_filter(rng.normal(size=(16, 18)), 2) > -0.02
+    transmission = 0.7 + spread * rng.uniform(-0.8, 1, mask.shape)
+    assert_same_features(slow_features, mask, transmission, rng.random(mask.shape) < 0.9)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_many_cells_as_one_by_one(dtype):
+    """Images of different sizes one after another, some with several cells, in any order, some measured twice."""
+    rng = np.random.default_rng(3)
+    labels, images, known, place, begin = [], [], [], [], 0
+    for rows, columns in [(7, 9), (1, 1), (23, 17), (5, 40), (12, 12)]:
+        marked = np.zeros((rows, columns), dtype=np.int32)
+        marked[: rows // 2 + 1, : columns // 2 + 1] = 1
+        marked[rows // 2 + 1 :, columns // 3 :] = 2
+        marked[rng.random(marked.shape) < 0.2] = 3 if rows > 1 else 1
+        labels.append(marked)
+        images.append(rng.uniform(0.1, 1.3, marked.shape).astype(dtype))
+        known.append(rng.random(marked.shape) < 0.8)
+        place.append((begin, rows, columns))
+        begin += marked.size
+    cells = [(i, label) for i, marked in enumerate(labels) for label in np.unique(marked[marked > 0])]
+    cells = np.array(cells + cells[::-2], dtype=np.int64)
+    flat = [np.concatenate([image.ravel() for image in kind]) for kind in (labels, images, known)]
+    values = np.full((len(cells), len(FEATURES)), np.inf)
+    measure_many(np.array(place, dtype=np.int64), cells, *flat, 0.4, values)
+    assert len(cells) > 12
+    for row, (image, label) in zip(values, cells, strict=True):
+        expected = np.empty(len(FEATURES))
+        measure_into(labels[image] == label, images[image], known[image], 0.4, expected)
+        np.testing.assert_array_equal(row, expected)
