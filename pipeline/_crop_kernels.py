@@ -7,6 +7,13 @@ from numba import njit
 
 
 @njit(nogil=True, cache=True)
+def _copy(source, target, at, count):
+    source, target = source[:count], target[at : at + count]
+    for i in range(count):
+        target[i] = source[i]
+
+
+@njit(nogil=True, cache=True)
 def draw_seeds(labels, boxes, groups, steps, place, seeds):
     """Pixels of images that lie in the bins of their events.
 
@@ -15,25 +22,38 @@ def draw_seeds(labels, boxes, groups, steps, place, seeds):
     the box's first, in which row 0 of pixels lies, and rows of bins per row of pixels; the same of columns. place:
     int64 (N, 3), where its pixels begin in seeds, bool (pixels,), its rows and columns.
     """
+    widest = 0
+    for n in range(place.shape[0]):
+        widest = max(widest, place[n, 2])
+    line = np.empty(widest, np.bool_)
     for n in range(place.shape[0]):
         begin, rows, columns = place[n, 0], place[n, 1], place[n, 2]
         top, left, group = boxes[n, 0], boxes[n, 2], groups[n]
         height, width = boxes[n, 1] + 1 - top, boxes[n, 3] + 1 - left
         before = -1
+        line[:] = False
         for r in range(rows):
-            at = begin + r * columns
-            row = math.floor(steps[n, 0] + r * steps[n, 1])
-            if row < 0 or row >= height:
-                seeds[at : at + columns] = False
-            elif row == before:  # several rows of pixels lie in one of bins
-                for c in range(at, at + columns):
-                    seeds[c] = seeds[c - columns]
-            else:
-                bins = labels[top + row, left : left + width]
+            row = min(max(math.floor(steps[n, 0] + r * steps[n, 1]), -1), height)
+            if row != before:  # several rows of pixels lie in one of bins
+                before = row
+                bins = labels[min(top + max(row, 0), labels.shape[0] - 1), left : left + width]
                 for c in range(columns):
                     column = math.floor(steps[n, 2] + c * steps[n, 3])
-                    seeds[at + c] = column >= 0 and column < width and bins[column] == group
-            before = row
+                    inside = column >= 0 and column < width and row >= 0 and row < height
+                    line[c] = inside and bins[column] == group
+            _copy(line, seeds, begin + r * columns, columns)
+
+
+@njit(nogil=True, cache=True)
+def _count_label(labels, at, label, counts):
+    """Add to counts, int32 (columns,), where a row of an image is labelled so; return whether it is anywhere."""
+    row = labels[at : at + counts.shape[0]]
+    some = np.int32(0)
+    for c in range(counts.shape[0]):
+        own = np.int32(row[c] == label)
+        counts[c] += own
+        some += own
+    return some > 0
 
 
 @njit(nogil=True, cache=True)
@@ -44,27 +64,18 @@ def measure_extents(place, cells, labels, extents):
     int64 (M, 5).
     """
     for i in range(cells.shape[0]):
-        begin, rows, columns = place[cells[i, 0]]
-        label = cells[i, 1]
-        top, bottom, left, right, area = np.int64(-1), np.int64(-1), columns, np.int64(-1), np.int64(0)
+        begin, rows, columns = place[cells[i, 0], 0], place[cells[i, 0], 1], place[cells[i, 0], 2]
+        counts = np.zeros(columns, np.int32)
+        top, bottom = -1, -1
         for r in range(rows):
-            row = labels[begin + r * columns : begin + (r + 1) * columns]
-            count = 0
-            for c in range(columns):
-                count += row[c] == label
-            if count == 0:
-                continue
-            area += count
-            top = r if top < 0 else top
-            bottom = r
-            c = 0
-            while c < left and row[c] != label:
-                c += 1
-            left = min(left, c)
-            c = columns - 1
-            while c > right and row[c] != label:
-                c -= 1
-            right = max(right, c)
+            if _count_label(labels, begin + r * columns, cells[i, 1], counts):
+                top = r if top < 0 else top
+                bottom = r
+        left, right, area = columns, -1, 0
+        for c in range(columns):
+            if counts[c] > 0:
+                left, right = min(left, c), c
+                area += np.int64(counts[c])
         extents[i, 0], extents[i, 1], extents[i, 2], extents[i, 3], extents[i, 4] = top, bottom, left, right, area
 
 
@@ -106,6 +117,24 @@ def extent(mask):
     return top, bottom, left, right, count
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
+def _draw_row(transmission, labels, at, label, at_0, levels_per_unit, empty, crop, inside):
+    """Grey levels and mask of pixels ``at`` … of an image; crop: uint8, inside: bool (n,)."""
+    n = crop.shape[0]
+    values, marks = transmission[at : at + n], labels[at : at + n]
+    zero, most, half = np.float32(0.0), np.float32(255.0), np.float32(0.5)
+    for c in range(n):
+        grey = (values[c] - at_0) * levels_per_unit + half
+        grey = min(max(grey, zero), most) if grey == grey else empty
+        crop[c] = np.uint8(np.int32(grey))
+    count = np.int32(0)
+    for c in range(n):
+        own = marks[c] == label
+        inside[c] = own
+        count += np.int32(own)
+    return np.int64(count)
+
+
 @njit(nogil=True, cache=True)
 def cut_many(place, cells, extents, labels, transmission, room, at_0, levels_per_unit, crops, masks, shown):
     """Grey levels and mask of a square around each cell.
@@ -115,33 +144,21 @@ def cut_many(place, cells, extents, labels, transmission, room, at_0, levels_per
     drawn as empty (1). shown: int64 (M,), pixels of the cell that lie in its square.
     """
     side = crops.shape[1]
-    empty = np.uint8(min(max(np.rint((1.0 - at_0) * levels_per_unit), 0.0), 255.0))
+    zero, levels = np.float32(at_0), np.float32(levels_per_unit)
+    empty = min(max(np.float32((1.0 - at_0) * levels_per_unit + 0.5), np.float32(0.0)), np.float32(255.0))
     for i in range(cells.shape[0]):
         begin, rows, columns = place[cells[i, 0], 0], place[cells[i, 0], 1], place[cells[i, 0], 2]
-        label = cells[i, 1]
         top = (extents[i, 0] + extents[i, 1] - side + 2) // 2
         left = (extents[i, 2] + extents[i, 3] - side + 2) // 2
-        first_row, last_row = max(extents[i, 0] - room, 0), min(extents[i, 1] + room, rows - 1)
-        first_column = max(extents[i, 2] - room, 0, left)
-        stop_column = min(extents[i, 3] + room + 1, columns, left + side)
+        first_row, stop_row = max(extents[i, 0] - room, 0, top), min(extents[i, 1] + room + 1, rows, top + side)
+        first, stop = max(extents[i, 2] - room, 0, left), min(extents[i, 3] + room + 1, columns, left + side)
+        crops[i], masks[i] = np.uint8(empty), False
         count = 0
-        for r in range(side):
-            crop, inside = crops[i, r], masks[i, r]
-            for c in range(side):
-                crop[c] = empty
-                inside[c] = False
-            row = top + r
-            if row < first_row or row > last_row:
-                continue
-            at = begin + row * columns
-            for column in range(first_column, stop_column):
-                value = transmission[at + column]
-                if not np.isnan(value):
-                    grey = np.rint((np.float64(value) - at_0) * levels_per_unit)
-                    crop[column - left] = np.uint8(min(max(grey, 0.0), 255.0))
-                if labels[at + column] == label:
-                    inside[column - left] = True
-                    count += 1
+        for row in range(first_row, stop_row):
+            count += _draw_row(
+                transmission, labels, begin + row * columns + first, cells[i, 1], zero, levels, empty,
+                crops[i, row - top, first - left : stop - left], masks[i, row - top, first - left : stop - left],
+            )  # fmt: skip
         shown[i] = count
         if count == 0:  # a hollow shape larger than the square: the format needs a pixel
             masks[i, side // 2, side // 2] = True

@@ -19,15 +19,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from ..acquisition.source import Block, EndOfStream, Source, SourceError
 from ..sr.detect import BESIDE_FLAGGED_ROWS, ROW_LINES, events_in_rows
 from ..sr.live_clock import LockedLines, TrackingClock
+from .crops import grey_crops
 from .live_results import CellBatch, OutputThread
 from .live_setup import Calibration, calibrate_on_blocks, snapshot_samples
-from .measure import Measured, Setup, margin_lines, measure_events
+from .measure import Images, Measured, Setup, margin_lines, measure_events
 from .pieces import Cut, Piece, PieceCutter, screen_block
 from .rows import cell_batch, find_objects, joined, summary_batch
 from .rtdc import RtdcMetadata
@@ -132,23 +134,26 @@ class Account:
         return 0 if self.first_index is None else self.end_index - self.first_index
 
 
-def measure_piece(setup: Setup, calibration: Calibration, piece: Piece) -> Iterator[Measured]:
-    """Cells of the events that begin in a piece, with their images, some at a time."""
+def measure_piece(
+    setup: Setup, calibration: Calibration, piece: Piece, picture: Callable[[Images], Any]
+) -> Measured | None:
+    """Cells of the events that begin in a piece, see ``measure.measure_events``; None where there is no event."""
     empty, lines = setup.empty_line, piece.lines
     events = events_in_rows(
         *lines.for_kernels(), piece.wanted, lines.first_line, empty.tables, empty.detector,
         min_significance=setup.settings.cells.min_significance,
     )  # fmt: skip
     own = (events.line_first >= piece.own_first) & (events.line_first < piece.own_stop)
-    if own.any():
-        yield from measure_events(setup, calibration.grid, lines, events.some(own))
+    if not own.any():
+        return None
+    return measure_events(setup, calibration.grid, lines, events.some(own), picture)
 
 
 def measure_some(
     setup: Setup,
     calibration: Calibration,
     piece: Piece,
-    metadata: RtdcMetadata,
+    picture: Callable[[Images], Any],
     pick: Callable[[int], np.ndarray],
 ) -> list[CellBatch]:
     """Rows of the objects that begin in a piece, with an image and all features for those that are picked only.
@@ -160,13 +165,12 @@ def measure_some(
     picked = pick(len(found))
     pictured = np.zeros(len(found), dtype=np.bool_)
     batches = []
-    if picked.any():
-        part = _around(piece, boxes[picked])
-        for measured in measure_piece(setup, calibration, part):
-            same = _mostly_one(measured.boxes, boxes)
-            asked = np.flatnonzero((same & picked).any(axis=1))
-            pictured |= same[asked].any(axis=0)
-            batches.append(cell_batch(measured.some(asked), calibration.crop_px, metadata))
+    measured = measure_piece(setup, calibration, _around(piece, boxes[picked]), picture) if picked.any() else None
+    if measured is not None:
+        same = _mostly_one(measured.boxes, boxes)
+        asked = (same & picked).any(axis=1)
+        pictured = same[asked].any(axis=0)
+        batches.append(cell_batch(measured, asked, calibration.crop_px))
     screen = piece.empty_line.screen
     rest = summary_batch(setup, calibration.grid, screen.box_samples, found.some(~pictured), calibration.crop_px)
     return [*batches, rest]
@@ -217,7 +221,11 @@ class LivePipeline:
         image_share: float = 1.0,
     ) -> None:
         self.image_share = image_share
-        self.source, self.calibration, self.output, self._metadata = source, calibration, output, metadata
+        self.source, self.calibration, self.output = source, calibration, output
+        scale = metadata.transmission_at_0, metadata.transmission_at_255
+        self._picture = partial(
+            grey_crops, side=calibration.crop_px, transmission_at_0=scale[0], transmission_at_255=scale[1]
+        )
         self.workers = workers or os.cpu_count() or 1
         self.account, self.latency = Account(), Latency()
         self.idleness = Idleness(self.workers)
@@ -438,12 +446,12 @@ class LivePipeline:
         setup = replace(self.calibration.setup, empty_line=piece.empty_line)
         share = self._share_in_time(piece)
         if share < 1.0:
-            return measure_some(setup, self.calibration, piece, self._metadata, partial(self._pick, share))
+            return measure_some(setup, self.calibration, piece, self._picture, partial(self._pick, share))
         begin = time.perf_counter()
-        batches = [
-            cell_batch(measured, self.calibration.crop_px, self._metadata)
-            for measured in measure_piece(setup, self.calibration, piece)
-        ]
+        measured = measure_piece(setup, self.calibration, piece, self._picture)
+        batches = []
+        if measured is not None:
+            batches.append(cell_batch(measured, np.ones(len(measured), np.bool_), self.calibration.crop_px))
         rows = int(np.count_nonzero(piece.wanted))
         if rows:
             self._row_s += 0.1 * ((time.perf_counter() - begin) / rows - self._row_s)

@@ -5,8 +5,9 @@ The same for a capture's events and for those of a live stream: nothing here kno
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +22,8 @@ from .survey import Geometry
 
 # Pixels kept around a cell, for its crop.
 PATCH_ROOM_PX = 16
-# Images worked on at once have about so many pixels in all: they stay in the processor's cache.
-_PIXELS_AT_ONCE = 1 << 18
-# Cells remembered to recognise one that two events led to.
-_RECENT_CELLS = 64
+# Images worked on at once have about so many pixels in all: they stay in a core's own cache.
+_PIXELS_AT_ONCE = 1 << 16
 # Of two boxes of one cell, the smaller lies to this share in the other.
 _SAME_CELL_SHARE = 0.7
 
@@ -125,42 +124,40 @@ class Images:
     cells: np.ndarray
     extents: np.ndarray
 
-    def some(self, which: np.ndarray) -> "Images":
-        """The same images with some of the cells, by index."""
-        return Images(
-            self.place, self.transmission, self.known, self.labels, self.cells[which], self.extents[which]
-        )  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Measured:
-    """Cells in columns, in order of lines.
+    """Cells in columns, in order of their events.
 
     columns : dict of str to ndarray of shape (M,), int64 or float64
         Columns of the table.
     boxes : ndarray of shape (M, 4), float64
         First and last line, first and last position on the line [samples]; to tell cells found twice.
-    images : Images
-        Valid until the thread measures again.
+    pictures : list
+        What ``picture`` made of the images, in order; see :func:`measure_events`.
+    new : ndarray of shape (M,), bool
+        False for a cell that another event led to as well.
     """
 
     columns: dict[str, np.ndarray]
     boxes: np.ndarray
-    images: Images
+    pictures: list
+    new: np.ndarray
 
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def some(self, which: np.ndarray) -> "Measured":
-        """Some of the cells, by index."""
-        columns = {name: values[which] for name, values in self.columns.items()}
-        return Measured(columns, self.boxes[which], self.images.some(which))
-
 
 def measure_events(
-    setup: Setup, grid: Grid, lines: Lines, events: Events, *, sample_shift: int = 0
-) -> Iterator[Measured]:
-    """Image, segment and measure events, some at a time; none of their cells twice.
+    setup: Setup,
+    grid: Grid,
+    lines: Lines,
+    events: Events,
+    picture: Callable[[Images], Any],
+    *,
+    sample_shift: int = 0,
+) -> Measured:
+    """Image, segment and measure events.
 
     Parameters
     ----------
@@ -169,63 +166,68 @@ def measure_events(
     lines : Lines
         At least those within :func:`margin_lines` of the events, as far as they exist.
     events : Events
+    picture : callable
+        Called with the images of some events after the other, for what is to be kept of them.
     sample_shift : int, optional
         What turns the digitiser's indices into the table's numbers of samples.
     """
     pixel_um = setup.pixel_um(grid)
-    names = feature_columns(calibrated=pixel_um is not None)
-    recent = np.empty((0, 4))
-    for part, windows in _in_parts(events, _windows(setup, grid, lines, events)):
-        images, saturated = _images(setup, grid, lines, part, windows)
+    windows = _windows(setup, grid, lines, events)
+    seen: list[tuple[np.ndarray, ...]] = []
+    pictures = []
+    for part in _parts(windows):
+        images, saturated = _images(setup, grid, lines, events.some(part), windows.some(part))
         values = measure_images(
             images.place, images.cells, images.labels, images.transmission, images.known, pixel_um=pixel_um
         )
-        features = dict(zip(names, values.T, strict=True))
-        measured = _rows(setup, grid, lines, part, windows, images, features, saturated, sample_shift)
-        order = np.lexsort((measured.columns["position_samples"], measured.columns["line_first"]))
-        boxes = np.concatenate([recent, measured.boxes[order]])
-        new = ~mark_repeated(boxes, _SAME_CELL_SHARE)[len(recent) :]
-        recent = boxes[-_RECENT_CELLS:]
-        yield measured.some(order[new])
+        seen.append((images.cells[:, 0] + part.start, images.extents, values, saturated))
+        pictures.append(picture(images))
+    of, extents, values, saturated = (np.concatenate(arrays) for arrays in zip(*seen, strict=True))
+    features = dict(zip(feature_columns(calibrated=pixel_um is not None), values.T, strict=True))
+    columns, boxes = _rows(setup, grid, lines, events, windows, of, extents, features, saturated, sample_shift)
+    return Measured(columns, boxes, pictures, ~mark_repeated(boxes, _SAME_CELL_SHARE))
 
 
-def _in_parts(events: Events, windows: Windows) -> Iterator[tuple[Events, Windows]]:
-    """Events and their windows, some at a time, of which the images have not too many pixels together."""
+def _parts(windows: Windows) -> Iterator[slice]:
+    """Windows that follow each other, of which the images have not too many pixels together."""
     begin, ends = windows.place[:, 0], windows.place[:, 0] + windows.place[:, 1] * windows.place[:, 2]
     first = 0
-    while first < len(events):
+    while first < ends.size:
         stop = max(int(np.searchsorted(ends, begin[first] + _PIXELS_AT_ONCE, side="right")), first + 1)
-        part = slice(first, stop)
-        yield events.some(part), windows.some(part)
+        yield slice(first, stop)
         first = stop
 
 
 def cells_of_event(setup: Setup, grid: Grid, lines: Lines, event: Event, *, sample_shift: int = 0) -> list[Cell]:
     """:func:`measure_events` of a single event: its cells, none where nothing is left on closer sight."""
-    return [
-        cell
-        for measured in measure_events(setup, grid, lines, Events.of(event), sample_shift=sample_shift)
-        for cell in cells_of(measured)
-    ]
+    return cells_of(measure_events(setup, grid, lines, Events.of(event), patches_of, sample_shift=sample_shift))
 
 
 def cells_of(measured: Measured) -> list[Cell]:
-    """Cells one by one, with copies of their surroundings."""
-    images, room = measured.images, PATCH_ROOM_PX
+    """Cells one by one, of events pictured by :func:`patches_of`."""
+    patches = [patch for some in measured.pictures for patch in some]
     columns = {name: values.tolist() for name, values in measured.columns.items()}
-    cells = []
-    for i, ((image, label), (top, bottom, left, right, area)) in enumerate(
-        zip(images.cells.tolist(), images.extents.tolist(), strict=True)
+    return [
+        Cell(
+            {name: values[i] for name, values in columns.items()}, patch, mask, tuple(measured.boxes[i].tolist()), area
+        )
+        for i, (patch, mask, area) in enumerate(patches)
+        if measured.new[i]
+    ]
+
+
+def patches_of(images: Images) -> list[tuple[np.ndarray, np.ndarray, int]]:
+    """Transmission around each cell, its mask there, and its pixels: copies."""
+    patches, room = [], PATCH_ROOM_PX
+    for (image, label), (top, bottom, left, right, area) in zip(
+        images.cells.tolist(), images.extents.tolist(), strict=True
     ):
         first, rows, across = images.place[image].tolist()
         around = slice(max(0, top - room), bottom + 1 + room), slice(max(0, left - room), right + 1 + room)
         flat = slice(first, first + rows * across)
         patch = images.transmission[flat].reshape(rows, across)[around].copy()
-        mask = images.labels[flat].reshape(rows, across)[around] == label
-        row = {name: values[i] for name, values in columns.items()}
-        a, b, c, d = measured.boxes[i].tolist()
-        cells.append(Cell(row, patch, mask, (a, b, c, d), area))
-    return cells
+        patches.append((patch, images.labels[flat].reshape(rows, across)[around] == label, area))
+    return patches
 
 
 def _margins(grid: Grid, event_lines: np.ndarray) -> np.ndarray:
@@ -341,14 +343,14 @@ def _rows(
     lines: Lines,
     events: Events,
     windows: Windows,
-    images: Images,
+    of: np.ndarray,
+    extents: np.ndarray,
     features: dict[str, np.ndarray],
     saturated: np.ndarray,
     sample_shift: int,
-) -> Measured:
-    """Rows of the table from what was measured."""
-    of = images.cells[:, 0]
-    top, bottom, first_column, last_column, _ = images.extents.T
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Columns of the table and boxes of cells; ``of`` says which event each belongs to."""
+    top, bottom, first_column, last_column, _ = extents.T
     image_line, image_tau = windows.rows[of, 0], windows.tau[of, 0]
     # the outline lies half-way up an edge, whose foot reaches about a pixel further
     line_top = image_line + (top - 1.5) * grid.lines_per_row
@@ -379,7 +381,7 @@ def _rows(
     columns |= features | {"saturated_samples": saturated[of]}
     left = image_tau + (first_column - 0.5) / grid.columns_per_sample
     right = image_tau + (last_column + 0.5) / grid.columns_per_sample
-    return Measured(columns, np.stack([line_top, line_bottom, left, right], axis=1), images)
+    return columns, np.stack([line_top, line_bottom, left, right], axis=1)
 
 
 Box = tuple[float, float, float, float]

@@ -9,18 +9,22 @@ from ..sr._kernels import CONVERTERS
 from ..sr.reconstruct import Grid
 from ..sr.screen import ROW_LINES
 from ..sr.summary import Summary, sum_up, summary_of
-from .crops import grey_crops
 from .live_results import CellBatch
 from .measure import Measured, Setup
 from .pieces import Piece
-from .rtdc import RtdcMetadata
 
 
-def cell_batch(measured: Measured, crop_px: int, metadata: RtdcMetadata) -> CellBatch:
-    """Measured cells, each with its picture."""
-    crops, masks, cut = grey_crops(measured.images, crop_px, metadata.transmission_at_0, metadata.transmission_at_255)
+def cell_batch(measured: Measured, which: np.ndarray, crop_px: int) -> CellBatch:
+    """Measured cells, or some of them (bool), with the pictures that :func:`crops.grey_crops` made."""
+    none = (np.empty((0, crop_px, crop_px), np.uint8), np.empty((0, crop_px, crop_px), np.bool_), np.empty(0, np.bool_))
+    parts = zip(*measured.pictures, strict=True) if measured.pictures else ([array] for array in none)
+    crops, masks, cut = (np.concatenate(arrays) for arrays in parts)
     columns = measured.columns | {"crop_cut": cut.astype(np.int64)}
-    return CellBatch(columns, crops, masks, np.ones(len(measured), np.bool_))
+    which = which & measured.new
+    if not which.all():
+        columns = {name: values[which] for name, values in columns.items()}
+        crops, masks = crops[which], masks[which]
+    return CellBatch(columns, crops, masks, np.ones(len(crops), np.bool_))
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def row_tables(background: Background, tables: LineTables, lines: int) -> tuple[
     weight = np.where(censored, 0.0, 1 / background.variance(tau).sum(axis=1))
     dark_first = np.count_nonzero(tau.min(axis=1) < background.lit_samples, axis=1)
     arrays = _arrays(background, profile.light(tau).sum(axis=1), profile.slope(tau).sum(axis=1), weight, dark_first)
-    return arrays, offsets, background.usable(tau).all(axis=1)
+    return arrays, offsets, np.all(background.usable(tau), axis=1)
 
 
 def chi2_limit(values: int) -> float:

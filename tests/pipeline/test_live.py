@@ -26,7 +26,7 @@ from stretchscope.pipeline.execution import Execution
 from stretchscope.pipeline.live import LivePipeline
 from stretchscope.pipeline.live_results import CellBatch
 from stretchscope.pipeline.live_setup import Calibration, calibrate_on_capture
-from stretchscope.pipeline.measure import Lines, cells_of
+from stretchscope.pipeline.measure import Lines, cells_of, patches_of
 from stretchscope.pipeline.pieces import Piece
 from stretchscope.pipeline.rtdc import RtdcMetadata
 from stretchscope.pipeline.settings import Settings
@@ -718,7 +718,7 @@ def test_pieces_give_the_rows_of_process_where_the_lines_are_the_same(
     whole = Lines(samples, segment.device_index, clock.first_line, starts)
     wanted = np.ones(lines // ROW_LINES, dtype=np.bool_)
     piece = Piece(whole, wanted, whole.first_line, whole.stop_line, calibration.setup.empty_line, 0, samples.size)
-    cells = [c for measured in live.measure_piece(calibration.setup, calibration, piece) for c in cells_of(measured)]
+    cells = cells_of(live.measure_piece(calibration.setup, calibration, piece, patches_of))
     assert len(cells) == batch.num_rows
     for name in cells[0].row:
         ours = np.array([cell.row[name] for cell in cells], dtype=float)

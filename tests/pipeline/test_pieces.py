@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stretchscope.acquisition.simulated_loop import SimulatedLoop, simulated_loop
 from stretchscope.pipeline.live import measure_piece
 from stretchscope.pipeline.live_setup import Calibration
-from stretchscope.pipeline.measure import cells_of, margin_lines
+from stretchscope.pipeline.measure import cells_of, margin_lines, patches_of
 from stretchscope.pipeline.pieces import Piece, PieceCutter, screen_block
 from stretchscope.sr.live_clock import LockedLines, TrackingClock
 
@@ -66,7 +66,7 @@ def rows_of(pieces: Iterable[Piece], calibration: Calibration) -> list[dict[str,
     rows = [
         cell.row
         for piece in pieces
-        for measured in measure_piece(calibration.setup, calibration, piece)
+        if (measured := measure_piece(calibration.setup, calibration, piece, patches_of)) is not None
         for cell in cells_of(measured)
     ]
     return sorted(rows, key=lambda row: (row["line_first"], row["position_samples"]))
