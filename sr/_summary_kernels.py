@@ -52,14 +52,16 @@ def _make_summary(integer: Any) -> Any:
         """Sums of the objects in some rows; return how many there are, those joined with another (0 boxes) included.
 
         samples, origin, row_starts, tables: as for ``_screen_kernels``; wanted: bool (R,), rows to look at. A box
-        belongs to an object where it deviates by more than its limit. inverse_light: float32 (phases + 1, W), 1/light
-        of a box of four lines, 0 where it is not used. work: the sums' type, (2, W + 8). objects: float64 (N, SUMS),
-        parent: int64 (N,); what comes when they are full is left out.
+        belongs to an object where it deviates by more than its limit; of boxes that overlap, every second one is used.
+        inverse_light: float32 (phases + 1, boxes of the tables), 1/light of a box of four lines, 0 where it is not
+        used. work: the sums' type, (2, W + 8), W the samples of a line that are looked at. objects: float64
+        (N, SUMS), parent: int64 (N,); what comes when they are full is left out.
         """
-        offsets, expected, limits, doublings, base_first, base_stop = tables
-        converters, phases, width = expected.shape[0], expected.shape[1] - 1, expected.shape[2]
+        offsets, expected, limits, doublings, base_first, base_stop, base_sums = tables
+        phases, converters, width = offsets.shape[0] - 1, base_sums.shape[0], work.shape[1] - 8
         box = 1 << doublings
-        boxes = width // box
+        each = 1 if doublings == 1 else 2
+        boxes = limits.shape[1] // each
         label = np.full((2, boxes + 2), -1, dtype=np.int64)
         count = 0
         for r in range(row_starts.shape[0] - 1):
@@ -71,33 +73,35 @@ def _make_summary(integer: Any) -> Any:
             second, third, fourth = first + offsets[phase, 1], first + offsets[phase, 2], first + offsets[phase, 3]
             x0, x1 = samples[first : first + width], samples[second : second + width]
             x2, x3 = samples[third : third + width], samples[fourth : fourth + width]
-            e = expected[(first + origin) % converters, phase]
+            converter = (first + origin) % converters
+            e = expected[min(converter, expected.shape[0] - 1), phase]
             a, b = work[0], work[1]
             for j in range(width):
-                a[j] = integer(x0[j]) + integer(x1[j]) + integer(x2[j]) + integer(x3[j]) - e[j]
+                a[j] = integer(x0[j]) + integer(x1[j]) + integer(x2[j]) + integer(x3[j])
             total = 0
             for j in range(base_first, base_stop):
                 total += a[j]
-            baseline = total * box / (base_stop - base_first)
+            baseline = (total - base_sums[converter, phase]) * box / (base_stop - base_first)
             for step in range(doublings):
-                beside = a[1 << step : width + (1 << step)]
+                shifted = a[1 << step : width + (1 << step)]
                 for j in range(width):
-                    b[j] = integer(a[j] + beside[j])
+                    b[j] = integer(a[j] + shifted[j])
                 a, b = b, a
             limit, inverse = limits[phase], inverse_light[phase]
             now, before = label[r % 2], label[(r + 1) % 2]
             for c in range(boxes):
                 now[c + 1] = -1
-                deviation = a[c * box] - baseline
-                certain = abs(deviation) / limit[c * box]
-                if certain <= 1.0 or inverse[c * box] == 0.0:
+                k = (c + 1) * each - 1
+                deviation = a[c * box] - e[k] - baseline
+                certain = abs(deviation) / limit[k]
+                if certain <= 1.0 or inverse[k] == 0.0:
                     continue
                 # the object to the left, and those of the row before that touch
                 own = now[c]
-                for k in range(c, c + 3):
-                    if before[k] < 0:
+                for beside in range(c, c + 3):
+                    if before[beside] < 0:
                         continue
-                    other = _root(parent, before[k])
+                    other = _root(parent, before[beside])
                     if own < 0:
                         own = other
                     elif other != own:
@@ -112,7 +116,7 @@ def _make_summary(integer: Any) -> Any:
                     new[:] = 0.0
                     new[ROW_FIRST], new[BOX_FIRST] = r, c
                 now[c + 1] = own
-                loss = -deviation * inverse[c * box]
+                loss = -deviation * inverse[k]
                 one = objects[own]
                 one[BOXES] += 1.0
                 one[ROW_LAST] = r

@@ -75,13 +75,12 @@ def sum_up(
     rows = min(wanted.size, row_starts.size - 1)
     while rows > 0 and row_starts[rows - 1] + 1 + tables.reach > samples.size:
         rows -= 1
-    width = tables.arrays[1].shape[2]
     if not hasattr(_own, "objects"):
         _own.objects, _own.parent = np.empty((_MOST_OBJECTS, kernels.SUMS)), np.empty(_MOST_OBJECTS, np.int64)
     kernel = kernels.summarise_rows_int16 if tables.sums_type is np.int16 else kernels.summarise_rows_int32
     count = kernel(
         samples, origin, row_starts[: rows + 1], wanted, tables.arrays, tables.inverse_light,
-        np.zeros((2, width + 8), tables.sums_type), _own.objects, _own.parent,
+        np.zeros((2, tables.width + 8), tables.sums_type), _own.objects, _own.parent,
     )  # fmt: skip
     found = _own.objects[:count]
     return found[found[:, kernels.BOXES] >= _LEAST_BOXES]

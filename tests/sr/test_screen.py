@@ -1,10 +1,13 @@
 """The fast screen against its sums written out, against the exact detector, and on an empty channel."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stretchscope.sr._screen_kernels import VECTOR_BYTES
 from stretchscope.sr.detect import (
     ROW_LINES,
     bin_columns,
@@ -15,36 +18,90 @@ from stretchscope.sr.detect import (
 )
 from stretchscope.sr.screen import ScreenTables, screen_rows, screen_tables
 
+_DTYPES = [np.int8, np.uint8, np.int16, np.uint16]
 
-@pytest.mark.kernel
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16])
-@pytest.mark.parametrize("doublings", [2, 3])
-def test_flags_are_the_sums_written_out(rng: np.random.Generator, dtype: type, doublings: int) -> None:
-    """Any tables, any starts: four lines less what is expected, less the baseline, in boxes, against the limits."""
-    period, phases, converters, width, base = 41.7, 4, 4, 32, (24, 31)
-    low, high = (-100, 100) if np.dtype(dtype).kind == "i" else (20, 220)
-    samples = rng.integers(low, high + 1, 1500).astype(dtype)
-    row_starts = 3.4 + np.arange(6) * 4 * period
+
+def _some_tables(rng: np.random.Generator, dtype: type, doublings: int, vectors: int, base: tuple[int, int]) -> tuple:
+    """Tables of any numbers for lines of 41.7 samples, of which whole vectors are looked at; and the rails."""
+    period, phases, converters = 41.7, 4, 4
+    searched = vectors * VECTOR_BYTES // np.dtype(dtype).itemsize
+    boxes = searched // max((1 << doublings) // 2, 2)
     offsets = np.ceil(np.arange(4) * period - np.arange(phases + 1)[:, None] / phases).astype(np.int64)
     sums_type = np.int16 if np.dtype(dtype).itemsize == 1 else np.int32
-    expected = rng.integers(-30, 30, (converters, phases + 1, width)).astype(sums_type)
-    limits = rng.integers(500, 2500, (phases + 1, width)).astype(sums_type)
-    limits[:, -8:] = np.iinfo(sums_type).max  # no box reaches beyond the table
-    arrays = offsets, expected, limits, doublings, *base
-    tables = ScreenTables(arrays, (low, high), 200, np.ones(limits.shape, np.float32))
+    expected = rng.integers(-30, 30, (1 if doublings == 2 else converters, phases + 1, boxes)).astype(sums_type)
+    limits = rng.integers(500, 2500, (phases + 1, boxes)).astype(sums_type)
+    limits[:, 0] = np.iinfo(sums_type).max // 2  # the first box may begin before the line
+    base_sums = rng.uniform(-100, 100, (converters, phases + 1))
+    arrays = offsets, expected, limits, doublings, *base, base_sums
+    rails = (-100, 100) if np.dtype(dtype).kind == "i" else (20, 220)
+    return period, ScreenTables(arrays, rails, 600, np.ones(limits.shape, np.float32))
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("dtype", _DTYPES)
+@pytest.mark.parametrize("doublings", [1, 2, 3])
+@pytest.mark.parametrize(("vectors", "base"), [(1, (24, 30)), (2, (70, 132)), (1, (70, 100))])
+def test_flags_are_the_sums_written_out(
+    rng: np.random.Generator, dtype: type, doublings: int, vectors: int, base: tuple[int, int]
+) -> None:
+    """Any tables, any starts: four lines' boxes less what is expected, less the baseline, against the limits."""
+    period, tables = _some_tables(rng, dtype, doublings, vectors, base)
+    offsets, expected, limits, *_, base_sums = tables.arrays
+    (low, high), phases, box = tables.limits, offsets.shape[0] - 1, tables.box_samples
+    stride = max(box // 2, 2)
+    samples = rng.integers(low, high + 1, 2500).astype(dtype)
+    row_starts = 3.4 + np.arange(6) * 4 * period
     origin = 6
     flags, saturated = screen_rows(samples, origin, row_starts, tables)
-    box = 1 << doublings
     for r in range(5):
         first = int(np.ceil(row_starts[r]))
         phase = int((first - row_starts[r]) * phases + 0.5)
-        lines = [samples[first + o : first + o + width].astype(int) for o in offsets[phase]]
-        total = sum(lines) - expected[(first + origin) % converters, phase]
-        baseline = round(box * total[slice(*base)].sum() / (base[1] - base[0]))
-        boxes = np.convolve(total, np.ones(box, dtype=int))[box - 1 : width]
-        assert flags[r] == (np.abs(boxes - baseline) > limits[phase, : boxes.size]).any()
+        converter = (first + origin) % 4
+        total = sum(samples[first + o : first + o + 200].astype(int) for o in offsets[phase])
+        deviation = total[slice(*base)].sum() - base_sums[converter, phase]
+        baseline = math.floor(box * deviation / (base[1] - base[0]) + 0.5)
+        flagged = False
+        for k in range(limits.shape[1]):
+            stop = (k + 1) * stride
+            if stop >= box:
+                sums = total[stop - box : stop].sum() - expected[min(converter, expected.shape[0] - 1), phase, k]
+                flagged |= abs(sums - baseline) > limits[phase, k]
+        assert flags[r] == flagged
     span = samples[int(np.ceil(row_starts[0])) : int(np.ceil(row_starts[-1]))]
     assert saturated == np.count_nonzero((span <= low) | (span >= high))
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("dtype", _DTYPES)
+def test_every_saturated_sample_is_counted_once(rng: np.random.Generator, dtype: type) -> None:
+    """One sample on a rail, anywhere; samples outside the rows do not count, and arrays begin at any address."""
+    period, tables = _some_tables(rng, dtype, 2, 1, (24, 30))
+    low, high = tables.limits
+    row_starts = 80.4 + np.arange(4) * 4 * period
+    first, last = (int(np.ceil(row_starts[r])) for r in (0, -1))
+    for place in [*range(first - 3, first + 3), *range(last - 3, last + 3), *rng.integers(0, last + 500, 80).tolist()]:
+        samples = np.full(1500, (low + high) // 2, dtype=dtype)[place % 7 :]
+        samples[place] = high if place % 2 else low
+        assert screen_rows(samples, 0, row_starts, tables)[1] == (first <= place < last)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_sum_of_a_long_baseline_does_not_overflow(rng: np.random.Generator, dtype: type) -> None:
+    """Samples near the upper rail, and a baseline that more vectors tell than sums of int16 hold."""
+    period, tables = _some_tables(rng, dtype, 2, 1, (24, 40 * VECTOR_BYTES))
+    _, expected, _, _, *base, base_sums = tables.arrays
+    level = np.iinfo(dtype).max - 5
+    base_sums[:] = 4 * level * (base[1] - base[0])
+    expected[:] = 4 * level * tables.box_samples
+    tables = ScreenTables(tables.arrays, (0, level + 1), 4000, tables.inverse_light)
+    samples = np.full(6000, level, dtype=dtype)
+    row_starts = 3.4 + np.arange(3) * 4 * period
+    flags, saturated = screen_rows(samples, 0, row_starts, tables)
+    assert not flags.any()
+    assert saturated == 0
+    expected[:, :, 5] += 3000
+    assert screen_rows(samples, 0, row_starts, tables)[0].all()
 
 
 def test_an_empty_channel_is_hardly_flagged(lab: object) -> None:

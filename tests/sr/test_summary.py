@@ -24,16 +24,14 @@ def test_sums_are_those_of_labelled_boxes(seed: int) -> None:
         for line in range(4):
             first = int(starts[4 * row + line])
             samples[first : first + width] -= depth[row].astype(np.int8)
-    limits = np.full((2, width), limit, dtype=np.int16)
-    inverse = np.full((2, width), 1 / (4 * box * 40.0), dtype=np.float32)
-    inverse[:, 40:] = 0  # not searched
+    # boxes overlap by half, box k ends before sample 2·(k + 1)
+    limits = np.full((2, width // 2), limit, dtype=np.int16)
+    inverse = np.full((2, width // 2), 1 / (4 * box * 40.0), dtype=np.float32)
+    inverse[:, 40 // 2 :] = 0  # not searched
     # the baseline is told by samples beyond the line, which are never darkened
-    expected = np.full((1, 2, width + 32), 120, dtype=np.int16)
-    pad = [(0, 0), (0, 32)]
-    arrays = (
-        offsets, expected, np.pad(limits, pad, constant_values=32767), doublings, width, width + 12,
-    )  # fmt: skip
-    tables = ScreenTables(arrays, (-128, 127), 270, np.pad(inverse, pad))
+    expected = np.full((1, 2, width // 2), 120 * box, dtype=np.int16)
+    arrays = offsets, expected, limits, doublings, width, width + 12, np.full((1, 2), 120.0 * 12)
+    tables = ScreenTables(arrays, (-128, 127), 270, inverse)
     wanted = rng.random(rows) < 0.9
     sums = sum_up(samples, 0, starts, wanted, tables)
 
