@@ -172,11 +172,10 @@ def measure_events(
         What turns the digitiser's indices into the table's numbers of samples.
     """
     pixel_um = setup.pixel_um(grid)
-    windows = _windows(setup, grid, lines, events)
-    seen: list[tuple[np.ndarray, ...]] = []
-    pictures = []
+    windows, seen, pictures = _windows(setup, grid, lines, events), [], []
+    kernel_lines, steps = lines.for_kernels(), _seed_steps(grid, events, windows)
     for part in _parts(windows):
-        images, saturated = _images(setup, grid, lines, events.some(part), windows.some(part))
+        images, saturated = _images(setup, kernel_lines, events.some(part), windows.some(part), steps[part])
         values = measure_images(
             images.place, images.cells, images.labels, images.transmission, images.known, pixel_um=pixel_um
         )
@@ -271,7 +270,8 @@ def image_of(
 def image_and_mask(setup: Setup, grid: Grid, lines: Lines, event: Event) -> tuple[np.ndarray, np.ndarray]:
     """Which pixels of an event's image belong to its cells, and which are known; bool (rows, columns)."""
     one = Events.of(event)
-    images, _ = _images(setup, grid, lines, one, _windows(setup, grid, lines, one))
+    windows = _windows(setup, grid, lines, one)
+    images, _ = _images(setup, lines.for_kernels(), one, windows, _seed_steps(grid, one, windows))
     shape = tuple(images.place[0, 1:])
     return images.labels.reshape(shape) > 0, images.known.reshape(shape).copy()
 
@@ -296,27 +296,26 @@ def _windows(setup: Setup, grid: Grid, lines: Lines, events: Events) -> Windows:
     used = np.stack(
         [np.maximum(rows[:, 0] - reach, lines.first_line), np.minimum(rows[:, 1] + reach + 1, lines.stop_line)], axis=1
     )
-    return Windows.of(grid, rows, tau, used.astype(np.int64))
+    return Windows.of(grid, rows, tau, used.astype(np.int64), lines.first_line)
 
 
-def _images(setup: Setup, grid: Grid, lines: Lines, events: Events, windows: Windows) -> tuple[Images, np.ndarray]:
+def _seed_steps(grid: Grid, events: Events, windows: Windows) -> np.ndarray:
+    """Where pixels lie in the bins of events, see ``_crop_kernels.draw_seeds``; float64 (N, 4)."""
+    steps = np.empty((len(events), 4))
+    steps[:, 0] = (windows.rows[:, 0] - events.line_first) / ROW_LINES
+    steps[:, 1] = grid.lines_per_row / ROW_LINES
+    steps[:, 2] = (windows.tau[:, 0] - events.tau_first_samples) / events.columns_samples
+    steps[:, 3] = 1 / (grid.columns_per_sample * events.columns_samples)
+    return steps
+
+
+def _images(
+    setup: Setup, lines: tuple[np.ndarray, int, np.ndarray], events: Events, windows: Windows, steps: np.ndarray
+) -> tuple[Images, np.ndarray]:
     """Images of events with the cells in them, and the samples on a rail in each."""
     empty, settings = setup.empty_line, setup.settings.cells
     transmission, std, known, seeds, masks, labels = _room(windows.pixels)
-    samples, origin, starts = lines.for_kernels()
-    saturated = reconstruct_windows(
-        samples, origin, starts, lines.first_line, empty.background, empty.tables, grid, windows, transmission, std,
-        known,
-    )  # fmt: skip
-    steps = np.stack(
-        [
-            (windows.rows[:, 0] - events.line_first) / ROW_LINES,
-            np.full(len(events), grid.lines_per_row / ROW_LINES),
-            (windows.tau[:, 0] - events.tau_first_samples) / events.columns_samples,
-            np.full(len(events), 1 / (grid.columns_per_sample * events.columns_samples)),
-        ],
-        axis=1,
-    )
+    saturated = reconstruct_windows(*lines, empty.background, empty.tables, windows, transmission, std, known)
     draw_seeds(events.labels, events.boxes, events.groups, steps, windows.place, seeds)
     cells = segment_images(
         windows.place, transmission, known, std, seeds, masks, labels, floor=settings.min_deviation,

@@ -246,7 +246,9 @@ class Windows:
     tau : ndarray of shape (N, 2), float64
         First and last position on the line [samples].
     lines : ndarray of shape (N, 2), int64
-        First line and last + 1 of those that the image is made of.
+        First line and last + 1 of those that the image is made of, counted from the first of all lines given.
+    grids : ndarray of shape (N, 6), float64
+        How each image is laid, see :func:`grid_place`.
     place : ndarray of shape (N, 3), int64
         First pixel in the flat arrays, rows, columns.
     """
@@ -254,11 +256,12 @@ class Windows:
     rows: np.ndarray
     tau: np.ndarray
     lines: np.ndarray
+    grids: np.ndarray
     place: np.ndarray
 
     @classmethod
-    def of(cls, grid: Grid, rows: np.ndarray, tau: np.ndarray, lines: np.ndarray) -> "Windows":
-        """Lay pixels over windows, one window's behind the other's."""
+    def of(cls, grid: Grid, rows: np.ndarray, tau: np.ndarray, lines: np.ndarray, first_line: int) -> "Windows":
+        """Lay pixels over windows, one window's behind the other's; lines are counted from ``first_line``."""
         shape = np.stack(
             [
                 np.maximum(2, np.floor((rows[:, 1] - rows[:, 0]) / grid.lines_per_row) + 1),
@@ -267,13 +270,15 @@ class Windows:
             axis=1,
         ).astype(np.int64)
         ends = np.cumsum(shape[:, 0] * shape[:, 1])
-        return cls(rows, tau, lines, np.column_stack([np.append(0, ends[:-1]), shape]))
+        grids = np.tile(grid_place(grid, 0.0, 0.0), (len(rows), 1))
+        grids[:, 0], grids[:, 2] = rows[:, 0] - lines[:, 0], tau[:, 0]
+        return cls(rows, tau, lines - first_line, grids, np.column_stack([np.append(0, ends[:-1]), shape]))
 
     def some(self, part: slice) -> "Windows":
         """Some windows that follow each other, with flat arrays of their own."""
         place = self.place[part].copy()
         place[:, 0] -= place[0, 0]
-        return Windows(self.rows[part], self.tau[part], self.lines[part], place)
+        return Windows(self.rows[part], self.tau[part], self.lines[part], self.grids[part], place)
 
     @property
     def pixels(self) -> int:
@@ -286,10 +291,8 @@ def reconstruct_windows(
     samples: np.ndarray,
     origin: int,
     starts: np.ndarray,
-    first_line: int,
     background: Background,
     tables: LineTables,
-    grid: Grid,
     windows: Windows,
     transmission: np.ndarray,
     std: np.ndarray,
@@ -301,7 +304,7 @@ def reconstruct_windows(
 
     Parameters
     ----------
-    samples, origin, starts, first_line, background, tables, grid
+    samples, origin, starts, background, tables
         As in :func:`reconstruct`.
     windows : Windows
     transmission, std : ndarray of shape (pixels,), float32
@@ -314,16 +317,11 @@ def reconstruct_windows(
         Samples on a rail within each image's extent, left out.
     """
     _require_dark_level(background)
-    count = windows.place.shape[0]
-    grids = np.empty((count, 6))
-    grids[:, 0] = windows.rows[:, 0] - windows.lines[:, 0]
-    grids[:, 1:] = grid_place(grid, 0.0, 0.0)[1:]
-    grids[:, 2] = windows.tau[:, 0]
-    saturated = np.empty(count, np.int64)
+    saturated = np.empty(len(windows.place), np.int64)
     own = _image_tables(background, tables)
     _kernels.image_events(
-        samples, origin, starts, windows.lines - first_line, windows.tau, grids, windows.place, tables.arrays,
-        tables.limits, _priors(background), tables.chi2_limit, own.arrays, transmission, std, known, saturated,
+        samples, origin, starts, windows.lines, windows.tau, windows.grids, windows.place, tables.arrays, tables.limits,
+        _priors(background), tables.chi2_limit, own.arrays, transmission, std, known, saturated,
     )  # fmt: skip
     return saturated
 
