@@ -1,6 +1,7 @@
 """How fast the live pipeline is: realtime factor against sample rate, cells and cores; stages; latency; memory.
 
     python benchmarks/stream.py [--quick] [--loop-samples N] [--paced-s SECONDS]
+    python benchmarks/stream.py --draw   # the figure of the documentation, from the last result
 
 Every figure is of the whole pipeline, from the block source to the rows and images handed to the writer, which writes
 to a temporary folder; stages are beside the memory read bandwidth and what an integer kernel does on data in the cache,
@@ -13,18 +14,29 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
-from record import seconds, write_result
+from record import RESULTS, seconds, write_result
 
 from stretchscope.acquisition.simulated_loop import SimulatedLoop, simulated_loop
 from stretchscope.acquisition.source import LoopSource
+from stretchscope.pipeline import crops, live, measure
+from stretchscope.pipeline.live_results import LiveResults
 from stretchscope.pipeline.live_setup import Calibration, calibrate_on_source
+from stretchscope.pipeline.measure import margin_lines
+from stretchscope.pipeline.pieces import PieceCutter, screen_block
+from stretchscope.pipeline.results import columns_of
+from stretchscope.pipeline.rows import cell_batch
 from stretchscope.pipeline.settings import Settings
-from stretchscope.pipeline.stream import BLOCK_SAMPLES, DEPTH, run_stream, warm_up
+from stretchscope.pipeline.stream import BLOCK_SAMPLES, DEPTH, run_stream, stream_metadata, warm_up
 from stretchscope.sr.live_clock import TrackingClock
 from stretchscope.sr.screen import screen_rows
 
@@ -115,6 +127,68 @@ def screen_rate(bench: Bench) -> dict[str, float]:
     }
 
 
+# Whose time is added up for a stage: functions as the module that calls them knows them.
+STAGES = {
+    "find events": (live, "events_in_rows"),
+    "reconstruct": (measure, "reconstruct_windows"),
+    "segment": (measure, "segment_images"),
+    "features": (measure, "measure_images"),
+    "crops": (crops, "cut_many"),
+}
+
+
+def stage_times(bench: Bench) -> dict[str, float]:
+    """Time of one core for each stage of a stream with an image of every cell [ns per sample of the stream]."""
+    spent = dict.fromkeys(("line clock", "screen", "cut out", *STAGES, "rows, and what calls the stages", "write"), 0.0)
+
+    def timed(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            begin = time.perf_counter()
+            try:
+                return function(*arguments, **options)
+            finally:
+                spent[stage] += time.perf_counter() - begin
+
+        return call
+
+    setup, calibration, source = bench.calibration.setup, bench.calibration, bench.source(paced=False)
+    clock = TrackingClock(setup.empty_line)
+    cutter = PieceCutter(partial(margin_lines, calibration.grid), setup.geometry.um_per_line)
+    metadata = stream_metadata(source, calibration)
+    columns = columns_of(calibrated=setup.geometry.calibrated, position_um=setup.geometry.um_per_sample is not None)
+    picture = partial(
+        crops.grey_crops, side=calibration.crop_px, transmission_at_0=metadata.transmission_at_0,
+        transmission_at_255=metadata.transmission_at_255,
+    )  # fmt: skip
+    source.start()
+    samples = 0
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        results = LiveResults(folder, "stages", columns, metadata, calibration.crop_px)
+        for stage, (module, name) in STAGES.items():
+            stack.enter_context(mock.patch.object(module, name, timed(stage, getattr(module, name))))
+        for _ in range(bench.loop.samples.size // BLOCK_SAMPLES):
+            block = source.acquire(1.0)
+            assert block is not None
+            locked = timed("line clock", clock.follow)(block.samples, block.index)
+            screened = [timed("screen", screen_block)(block.samples, block.index, lines) for lines in locked]
+            for cut in timed("cut out", cutter.add)(block.samples, block.index, block.host_ns, locked, screened):
+                piece = timed("cut out", cut.piece)()
+                begin, inner = time.perf_counter(), sum(spent[stage] for stage in STAGES)
+                measured = live.measure_piece(setup, calibration, piece, picture)
+                if measured is None:
+                    continue
+                batch = cell_batch(measured, np.ones(len(measured), np.bool_), calibration.crop_px)
+                inner = sum(spent[stage] for stage in STAGES) - inner
+                spent["rows, and what calls the stages"] += time.perf_counter() - begin - inner
+                timed("write", results.append)(batch)
+            samples += block.samples.size
+            source.release(block)
+        timed("write", results.write)()
+        results.abandon()
+    return {stage: 1e9 * s / samples for stage, s in spent.items()}
+
+
 def peak_memory(seconds_of_signal: float, loop_samples: int) -> dict[str, float]:
     """Peak memory [MiB] of the command itself, after a short run and after a long one."""
     peaks = {}
@@ -144,12 +218,62 @@ def show(result: dict[str, Any]) -> None:
     )
 
 
+def draw(result: dict[str, Any]) -> None:
+    """Curves over cell rate and sample rate, and the stages beside the limits of the machine."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (cells, rates, stages) = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    runs = result["runs"]
+    for workers in sorted({run["workers"] for run in runs}):
+        mine = [r for r in runs if r["workers"] == workers and not r["paced"] and r["rate_hz"] == 5e9]
+        mine = sorted({r["cells_per_signal_s"]: r for r in mine}.values(), key=lambda r: r["cells_per_signal_s"])
+        at = [max(r["cells_per_signal_s"], 300.0) for r in mine]
+        cells.semilogx(at, [5 * r["realtime_factor"] for r in mine], "o-", label=f"{workers} core{'s' * (workers > 1)}")
+        for x, run in zip(at, mine, strict=True):
+            if run["image_share"] < 1:
+                cells.annotate(f"{run['image_share']:.0%} imaged", (x, 5 * run["realtime_factor"]), fontsize=7)
+    for y, label in ((5.0, "5 GSa/s"), (4.12, "peer on an FPGA, 4.12 GSa/s")):
+        cells.axhline(y, color="grey", linestyle="--", linewidth=0.8)
+        cells.text(300, y, label, fontsize=7, va="bottom")
+    cells.set(xlabel="cells per second of signal (300: none)", ylabel="GSa/s, unpaced", ylim=(0, None))
+    cells.legend(frameon=False)
+    for paced, style in ((False, "o-"), (True, "s--")):
+        mine = [r for r in runs if r["cells_per_signal_s"] == 1e3 and r["paced"] == paced and r["workers"] == CORES]
+        mine = sorted({r["rate_hz"]: r for r in mine}.values(), key=lambda r: r["rate_hz"])
+        rates.plot(
+            [r["rate_hz"] / 1e9 for r in mine], [r["realtime_factor"] for r in mine], style,
+            label="paced" if paced else "as fast as it goes",
+        )  # fmt: skip
+    rates.axhline(1.0, color="grey", linestyle="--", linewidth=0.8)
+    rates.axvline(4.12, color="grey", linestyle=":", linewidth=0.8)
+    rates.text(4.12, 0.1, " peer", fontsize=7)
+    rates.set(xlabel="GSa/s, 1000 cells/s, all imaged", ylabel="realtime factor", yscale="log")
+    rates.legend(frameon=False)
+    spent = result["stage_ns_per_sample"]
+    stages.barh(list(spent), list(spent.values()), color="#1f6f8b")
+    read = 1e9 / result["memory_read_bytes_per_s"]["1" if "1" in result["memory_read_bytes_per_s"] else 1]
+    stages.axvline(read, color="#c0563b", linewidth=1)
+    stages.text(read, len(spent) - 0.4, " memory read", color="#c0563b", fontsize=7)
+    stages.invert_yaxis()
+    stages.set(xlabel="core-ns per sample, 5000 cells/s, all imaged")
+    path = Path(__file__).resolve().parents[1] / "docs" / "figures" / "stream.png"
+    figure.savefig(path, dpi=110)
+    print(f"drawn to {path}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="only 5 GSa/s, fewer cell rates")
+    parser.add_argument("--draw", action="store_true", help="only draw the figure")
     parser.add_argument("--loop-samples", type=int, default=1 << 30, help="larger than the last-level cache")
     parser.add_argument("--paced-s", type=float, default=60.0, help="length of the long paced run")
     arguments = parser.parse_args()
+    if arguments.draw:
+        draw(json.loads((RESULTS / "stream.json").read_text()))
+        return
     size = arguments.loop_samples
     result: dict[str, Any] = {
         "memory_read_bytes_per_s": {threads: memory_read(threads) for threads in (1, CORES)},
@@ -178,7 +302,10 @@ def main() -> None:
         bench = Bench(5e9, cells_per_s, 5.0 if cells_per_s > 2e4 else 2.0, size)
         images = 1.0 if cells_per_s <= 1e4 else FEW_IMAGES
         for workers in range(1, CORES + 1):
-            keep(bench.run(paced=False, signal_s=1.0, workers=workers, images=images))
+            keep(bench.run(paced=False, signal_s=2.0, workers=workers, images=images))
+        if cells_per_s == 5e3:
+            result["stage_ns_per_sample"] = stage_times(bench)
+            print({stage: round(ns, 4) for stage, ns in result["stage_ns_per_sample"].items()})
         if cells_per_s in (5e3, 1e5):
             keep(bench.run(paced=True, signal_s=arguments.paced_s, images=images))
     if not arguments.quick:
@@ -189,6 +316,8 @@ def main() -> None:
         result["peak_memory_mib"] = peak_memory(arguments.paced_s, 1 << 28)
         print(f"peak memory [MiB]: {result['peak_memory_mib']}")
     write_result("stream", result)
+    if not arguments.quick:
+        draw(result)
 
 
 if __name__ == "__main__":

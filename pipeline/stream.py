@@ -81,7 +81,7 @@ def run_stream(
     OutputError
         If the results cannot be written at the start.
     """
-    metadata = _rtdc_metadata(source, calibration)
+    metadata = stream_metadata(source, calibration)
     output = None
     if folder is not None:
         for message in prepare_folder(folder, stem, overwrite):
@@ -222,7 +222,7 @@ def _record(
     }
 
 
-def _rtdc_metadata(source: Source, calibration: Calibration) -> RtdcMetadata:
+def stream_metadata(source: Source, calibration: Calibration) -> RtdcMetadata:
     return rtdc_metadata(
         calibration.setup,
         calibration.grid,
@@ -251,9 +251,9 @@ def warm_up(source: Source, calibration: Calibration) -> None:
     info = np.iinfo(source.dtype)
     samples = np.clip(np.rint(codes + noise), info.min, info.max).astype(source.dtype)
     once = LoopSource(samples, source.sample_rate_hz, metadata=source.metadata, block_samples=samples.size, paced=False)
-    pipeline = LivePipeline(once, calibration, None, _rtdc_metadata(source, calibration), workers=1)
+    pipeline = LivePipeline(once, calibration, None, stream_metadata(source, calibration), workers=1)
     pipeline.run(most_samples=samples.size)
-    few = LivePipeline(once, calibration, None, _rtdc_metadata(source, calibration), workers=1, image_share=0.5)
+    few = LivePipeline(once, calibration, None, stream_metadata(source, calibration), workers=1, image_share=0.5)
     few.run(most_samples=samples.size)
     for error in (pipeline.error, few.error):
         if error is not None:

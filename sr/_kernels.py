@@ -193,12 +193,12 @@ def _clear(marked, start, stop):
 
 
 @njit(nogil=True, cache=True)
-def _some_median(y, row, tables, first, most, room):
+def _some_median(y, row, weight, first, most, room):
     """Median of some ``most`` samples with weight, spread over a line from ``first`` on; NaN of fewer than five.
 
-    room: float32, for twice as many.
+    weight: float32 (phases + 1, W); room: float32, for twice as many.
     """
-    w = tables[4][row]
+    w = weight[row]
     count = 0
     for j in range(first, y.shape[0], max(1, (y.shape[0] - first) // most)):
         if w[j] > 0:
@@ -276,7 +276,7 @@ def _fit_robust(
         full_light -= lost[3]
         full_information -= lost[5]
     fit[0], fit[1], fit[2] = 0.0, 0.0, slope_start
-    middle = _some_median(y, row, tables, dark_first, 32 if judge else 10, residual)
+    middle = _some_median(y, row, tables[4], dark_first, 32 if judge else 10, residual)
     dark = middle == middle
     lit = width
     if dark:
@@ -511,12 +511,12 @@ def _fit_beside(
 @njit(nogil=True, cache=True, forceinline=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 def _see_row(
     samples, first, converter, start, offsets, scale, shift, light, slope, weight, dark_first, gram, reach, root, low,
-    high, prior_gain, prior_slope, chi2_limit, y, marked, total, square,
+    high, prior_gain, prior_slope, chi2_limit, y, marked, room, total, square,
 ):  # fmt: skip
     """Add what the empty line leaves of the sum of four lines, if they are empty but for one object; else return False.
 
     The first line starts at ``start``, its first sample is ``samples[first]``. The arrays of tables for a row, see
-    ``line_fit.row_tables``, one by one; root, total, square: see :func:`_add_residual`; y: float32, marked: uint8 (W,).
+    ``line_fit.row_tables``, one by one; root, total, square: see :func:`_add_residual`; y, room: float32, marked: uint8 (W,).
     """
     phases, width = light.shape[0] - 1, light.shape[1]
     tau = math.ceil(start) - start
@@ -555,12 +555,13 @@ def _see_row(
     # first all of it, then without what stands out, at a glance and once more with a better fit
     for look in range(3):
         if look == 1:
-            if dark + 4 > width:  # no dark to see the baseline by
-                return False
             level, level_weight = zero, np.float32(1e-30)
             for j in range(width - dark):
                 level += w[dark + j] * y[dark + j]
                 level_weight += w[dark + j]
+            if dark + 4 > width:  # no dark to see the baseline by: an object leaves most of the line
+                level, level_weight = _some_median(y, row, weight, 0, 32, room), one
+                dark = width
             baseline, gain, delay = float(level / level_weight), 0.0, epsilon
         if look > 0:
             b, g, c = np.float32(baseline), np.float32(gain), np.float32(delay)
@@ -907,7 +908,7 @@ def detect_rows(
         first = math.ceil(start)
         if _are_regular(starts, row * row_lines, period) and _see_row(
             samples, first - origin, first % CONVERTERS, start, offsets, scale, shift, light, slope, weight, dark_first,
-            gram, reach, row_root, low, high, row_priors[0], row_priors[1], row_limit, y, marked, total, square,
+            gram, reach, row_root, low, high, row_priors[0], row_priors[1], row_limit, y, marked, work[1], total, square,
         ):  # fmt: skip
             _add(number, row_counts, int((first - start) * (light.shape[0] - 1) + 0.5))
             _significances(whole, whole_square, number, columns, sums, out, row)

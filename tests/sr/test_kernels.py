@@ -377,9 +377,9 @@ def test_a_row_of_lines_is_seen_as_one(rng: np.random.Generator, cell: tuple[int
     total, square = np.zeros(lit, np.float32), np.zeros(lit, np.float32)
     rails = np.float32(-1e9), np.float32(1e9)
     priors, chi2_limit = (1 / 0.1**2, 1.0), 1.15 * width + 6 * np.sqrt(2 * width)
-    y, marked = np.empty(width, np.float32), np.empty(width, np.uint8)
+    y, marked, room = np.empty(width, np.float32), np.empty(width, np.uint8), np.empty(width, np.float32)
     first = int(np.ceil(starts[0]))
-    known = samples, first, first % 8, starts[0], *args, root, *rails, *priors, chi2_limit, y, marked
+    known = samples, first, first % 8, starts[0], *args, root, *rails, *priors, chi2_limit, y, marked, room
     assert kernels._see_row(*known, total, square)
     row = int((first - starts[0]) * 8 + 0.5)
     seen = sum(samples[first + b : first + b + width].astype(float) for b in offsets[row]) - p[row]
