@@ -455,6 +455,45 @@ def _write_fit(epsilon, fit, variance, share, chi2, on_rail, out, n):
     out[n, 8] = fit[4]
 
 
+@njit(nogil=True, cache=True)
+def _greatest_nearby(source, target, first, count, step):
+    """Each value, or that ``step`` before or behind where it is greater; float32, of one memory."""
+    before, here = source[first - step : first - step + count], source[first : first + count]
+    behind, out = source[first + step : first + step + count], target[first : first + count]
+    for j in range(count):
+        out[j] = max(max(before[j], behind[j]), here[j])
+
+
+@njit(nogil=True, cache=True)
+def _mark_objects(room, count, reach):
+    """Of marks (0 or 1) in room[0] those with a mark beside them, and ``reach`` neighbours on either side, to room[1].
+
+    Noise marks single positions; an object has two side by side. room: float32 (2, count + 4·reach + 16); the
+    marks begin at column 2·reach + 8 of it, and so does what is made of them.
+    """
+    edge = 2 * reach + 8
+    zero = np.float32(0.0)
+    for j in range(edge):
+        room[0, j] = zero
+        room[1, j] = zero
+        room[0, edge + count + j] = zero
+        room[1, edge + count + j] = zero
+    before, here = room[0, edge - 1 : edge - 1 + count], room[0, edge : edge + count]
+    behind, out = room[0, edge + 1 : edge + 1 + count], room[1, edge : edge + count]
+    for j in range(count):
+        out[j] = here[j] * max(before[j], behind[j])
+    reached, source = 0, 1
+    while reached < reach:
+        step = min(2 * reached + 1, reach - reached)
+        _greatest_nearby(room[source], room[1 - source], edge - reach, count + 2 * reach, step)
+        reached += step
+        source = 1 - source
+    if source == 0:
+        other, out = room[0, edge : edge + count], room[1, edge : edge + count]
+        for j in range(count):
+            out[j] = other[j]
+
+
 # The two functions below do in one what the others do in calls, each array an argument of its own, since to hand on a
 # tuple of arrays takes longer than to loop over a line. Inlined by force, they are the same machine code whether the
 # caller was just compiled or comes from the cache: else another copy may be called, which rounds otherwise.
@@ -511,12 +550,13 @@ def _fit_beside(
 @njit(nogil=True, cache=True, forceinline=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 def _see_row(
     samples, first, converter, start, offsets, scale, shift, light, slope, weight, dark_first, gram, reach, root, low,
-    high, prior_gain, prior_slope, chi2_limit, y, marked, room, total, square,
+    high, prior_gain, prior_slope, chi2_limit, y, room, total, square,
 ):  # fmt: skip
-    """Add what the empty line leaves of the sum of four lines, if they are empty but for one object; else return False.
+    """Add what the empty line leaves of the sum of four lines, if enough of them is empty; else return False.
 
     The first line starts at ``start``, its first sample is ``samples[first]``. The arrays of tables for a row, see
-    ``line_fit.row_tables``, one by one; root, total, square: see :func:`_add_residual`; y, room: float32, marked: uint8 (W,).
+    ``line_fit.row_tables``, one by one; root, total, square: see :func:`_add_residual`; y: float32 (W,);
+    room: float32 (2, W + 4·reach + 16).
     """
     phases, width = light.shape[0] - 1, light.shape[1]
     tau = math.ceil(start) - start
@@ -549,10 +589,12 @@ def _see_row(
     epsilon = tau - row / phases
     left = gram[row, 0], gram[row, 1], gram[row, 2], gram[row, 3], gram[row, 4], gram[row, 5]
     right, kept_energy = (float(r0), float(r1), float(r2)), float(energy)
-    begin = end = 0
+    kept = np.float32(width)
     dark = dark_first[row]
     baseline, gain, delay = 0.0, 0.0, epsilon
     # first all of it, then without what stands out, at a glance and once more with a better fit
+    edge = 2 * reach + 8
+    off, wide = room[0, edge : edge + width], room[1, edge : edge + width]
     for look in range(3):
         if look == 1:
             level, level_weight = zero, np.float32(1e-30)
@@ -560,7 +602,7 @@ def _see_row(
                 level += w[dark + j] * y[dark + j]
                 level_weight += w[dark + j]
             if dark + 4 > width:  # no dark to see the baseline by: an object leaves most of the line
-                level, level_weight = _some_median(y, row, weight, 0, 32, room), one
+                level, level_weight = _some_median(y, row, weight, 0, 32, off), one
                 dark = width
             baseline, gain, delay = float(level / level_weight), 0.0, epsilon
         if look > 0:
@@ -569,34 +611,28 @@ def _see_row(
             for j in range(dark):
                 r = abs(y[j] - b - g * p[j] - c * q[j]) - delay_slack * abs(q[j]) - gain_slack * abs(p[j])
                 r = max(r, zero)
-                marked[j] = np.uint8(r * r * w[j] > np.float32(12.0))
-            # noise marks single positions: an object has two side by side
-            one_mark, other_mark = marked[: dark - 1], marked[1:dark]
-            none = np.int32(dark)
-            leftmost, rightmost = none, np.int32(-1)
-            for j in range(dark - 1):
-                pair = (one_mark[j] & other_mark[j]) != 0
-                leftmost = min(leftmost, np.int32(j) if pair else none)
-                rightmost = max(rightmost, np.int32(j) if pair else np.int32(-1))
-            if rightmost < 0:
-                continue
-            begin, end = max(int(leftmost) - reach, 0), min(int(rightmost) + 2 + reach, width)
-            if 2 * (end - begin) > width:
-                return False
-            h00 = h01 = h02 = h11 = h12 = h22 = s0 = s1 = s2 = spent = zero
-            y_in, p_in, q_in, w_in = y[begin:end], p[begin:end], q[begin:end], w[begin:end]
-            for j in range(end - begin):
-                wp, wq, wy = w_in[j] * p_in[j], w_in[j] * q_in[j], w_in[j] * y_in[j]
-                h00 += w_in[j]
+                off[j] = one if r * r * w[j] > np.float32(12.0) else zero
+            _mark_objects(room, dark, reach)
+            h00 = h01 = h02 = h11 = h12 = h22 = s0 = s1 = s2 = spent = left_out = zero
+            for j in range(dark):
+                wj = w[j] * wide[j]
+                wp, wq, wy = wj * p[j], wj * q[j], wj * y[j]
+                left_out += wide[j]
+                h00 += wj
                 h01 += wp
                 h02 += wq
-                h11 += wp * p_in[j]
-                h12 += wp * q_in[j]
-                h22 += wq * q_in[j]
+                h11 += wp * p[j]
+                h12 += wp * q[j]
+                h22 += wq * q[j]
                 s0 += wy
-                s1 += wy * p_in[j]
-                s2 += wy * q_in[j]
-                spent += wy * y_in[j]
+                s1 += wy * p[j]
+                s2 += wy * q[j]
+                spent += wy * y[j]
+            if left_out == zero:
+                continue
+            if 2 * left_out > width:
+                return False
+            kept = width - left_out
             left = (
                 gram[row, 0] - h00, gram[row, 1] - h01, gram[row, 2] - h02, gram[row, 3] - h11, gram[row, 4] - h12,
                 gram[row, 5] - h22,
@@ -606,7 +642,7 @@ def _see_row(
         pulled = right[0], right[1], right[2] + prior_slope * epsilon
         baseline, gain, delay, _, _ = _solve(left, pulled, prior_gain, prior_slope)
         chi2 = _chi_square(kept_energy, left, right, baseline, gain, delay)
-        if chi2 * width < chi2_limit * (width - (end - begin)) and gain * gain * prior_gain < 36.0:
+        if chi2 * width < chi2_limit * kept and gain * gain * prior_gain < 36.0:
             b, g, c = np.float32(baseline), np.float32(gain), np.float32(delay)
             unit = root[row]
             for j in range(total.shape[0]):
@@ -882,8 +918,8 @@ def detect_rows(
     starts: float64 (R · row_lines,). wanted: bool (R,), rows to look at; the others stay as they are. root: float32
     (phases + 1, W), 1/standard deviation at the positions that are searched, else 0; counts: float32 (phases + 1, C),
     how many those are in each bin. rows = (tables, offsets, root, counts, priors, limit of chi-square, period), the
-    same for the sum of four lines, as ``detect.DetectorTables`` has them: rows that are empty but for one object are
-    fitted as one, all others line by line.
+    same for the sum of four lines, as ``detect.DetectorTables`` has them: rows of which enough is empty are fitted as
+    one, all others line by line.
     out: float32 (R, C): the larger of the mean residual's and the energy's significance [standard deviations]; -1 in
     rows with a line that holds no light at all. Lines that do not lie wholly in ``samples`` are passed over.
     """
@@ -895,7 +931,7 @@ def detect_rows(
     bins = out.shape[1]
     lit = min(width, bins * columns)
     work = np.empty((4, width), dtype=np.float32)
-    y, marked = work[0, : light.shape[1]], work[3].view(np.uint8)
+    y, room = work[0, : light.shape[1]], np.empty((2, width + 4 * reach + 16), np.float32)
     whole, whole_square = np.zeros(bins * columns, np.float32), np.zeros(bins * columns, np.float32)
     total, square = whole[:lit], whole_square[:lit]
     number, sums = np.empty(bins, np.float32), np.empty((2, bins), np.float32)
@@ -908,7 +944,7 @@ def detect_rows(
         first = math.ceil(start)
         if _are_regular(starts, row * row_lines, period) and _see_row(
             samples, first - origin, first % CONVERTERS, start, offsets, scale, shift, light, slope, weight, dark_first,
-            gram, reach, row_root, low, high, row_priors[0], row_priors[1], row_limit, y, marked, work[1], total, square,
+            gram, reach, row_root, low, high, row_priors[0], row_priors[1], row_limit, y, room, total, square,
         ):  # fmt: skip
             _add(number, row_counts, int((first - start) * (light.shape[0] - 1) + 0.5))
             _significances(whole, whole_square, number, columns, sums, out, row)

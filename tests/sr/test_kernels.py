@@ -349,10 +349,26 @@ def test_detect_rows_counts_in_standard_deviations(rng: np.random.Generator) -> 
     assert out[0, 4] > 5 > np.delete(out[0], 4).max()
 
 
-@pytest.mark.parametrize("cell", [None, (12, 18), (3, 8)])
-def test_a_row_of_lines_is_seen_as_one(rng: np.random.Generator, cell: tuple[int, int] | None) -> None:
-    """Oracle: numpy's least squares on the sum of four lines, without the cell and what lies beside it; a second cell
-    far from the first is not explained."""
+@pytest.mark.parametrize("reach", [0, 1, 2, 5, 6, 13])
+def test_marked_objects_take_neighbours_with_them(reach: int, rng: np.random.Generator) -> None:
+    """Oracle: single marks dropped, then a dilation; at the ends too."""
+    count, edge = 50, 2 * reach + 8
+    for share in (0.05, 0.3):
+        room = rng.random((2, count + 2 * edge)).astype(np.float32)
+        marks = rng.random(count) < share
+        marks[[0, 1, -1, -2]] = True
+        room[0, edge : edge + count] = marks
+        kernels._mark_objects(room, count, reach)
+        padded = np.pad(marks, 1)
+        objects = marks & (padded[:-2] | padded[2:])
+        near = np.array([objects[max(j - reach, 0) : j + reach + 1].any() for j in range(count)])
+        np.testing.assert_array_equal(room[1, edge : edge + count] > 0, near)
+
+
+@pytest.mark.parametrize("cells", [[], [(12, 18)], [(3, 8)], [(0, 4), (33, 37)], [(4, 8), (20, 26)]])
+def test_a_row_of_lines_is_seen_as_one(rng: np.random.Generator, cells: list[tuple[int, int]]) -> None:
+    """Oracle: numpy's least squares on the sum of four lines, without the cells and what lies beside them; a row of
+    which little is empty is not explained."""
     period, width, lit, reach = 62.3, 60, 40, 2
     _, light = line_setup(rng)
     starts = 2.2 + period * np.arange(4)
@@ -371,31 +387,31 @@ def test_a_row_of_lines_is_seen_as_one(rng: np.random.Generator, cell: tuple[int
     for start in starts:
         k = np.arange(int(np.ceil(start)), int(np.ceil(start)) + width)
         samples[k] = np.rint(3 + 1.01 * light(k - start - 0.02) + rng.normal(0, 0.6, width))
-        if cell is not None:
-            samples[k[0] + cell[0] : k[0] + cell[1]] -= 25
+        for first, stop in cells:
+            samples[k[0] + first : k[0] + stop] -= 25
     root = np.where(np.arange(width) < lit, np.sqrt(w), 0).astype(np.float32)
     total, square = np.zeros(lit, np.float32), np.zeros(lit, np.float32)
     rails = np.float32(-1e9), np.float32(1e9)
     priors, chi2_limit = (1 / 0.1**2, 1.0), 1.15 * width + 6 * np.sqrt(2 * width)
-    y, marked, room = np.empty(width, np.float32), np.empty(width, np.uint8), np.empty(width, np.float32)
+    y, room = np.empty(width, np.float32), np.empty((2, width + 4 * reach + 16), np.float32)
     first = int(np.ceil(starts[0]))
-    known = samples, first, first % 8, starts[0], *args, root, *rails, *priors, chi2_limit, y, marked, room
+    known = samples, first, first % 8, starts[0], *args, root, *rails, *priors, chi2_limit, y, room
     assert kernels._see_row(*known, total, square)
     row = int((first - starts[0]) * 8 + 0.5)
     seen = sum(samples[first + b : first + b + width].astype(float) for b in offsets[row]) - p[row]
     kept = np.ones(width, bool)
-    if cell is not None:
-        kept[max(cell[0] - reach, 0) : cell[1] + reach] = False
+    for begin, end in cells:
+        kept[max(begin - reach, 0) : min(end + reach, lit)] = False
     normal = (design[:, row] * w[row] * kept) @ design[:, row].T + np.diag([1e-9, *priors])
     pull = (design[:, row] * w[row] * kept) @ seen + np.array([0, 0, priors[1] * (first - starts[0] - row / 8)])
     left = seen - np.linalg.solve(normal, pull) @ design[:, row]
     expected = (left * root[row])[:lit]
-    np.testing.assert_allclose(total, expected, atol=0.3 if cell else 1e-3)
+    np.testing.assert_allclose(total, expected, atol=0.3 if cells else 1e-3)
     np.testing.assert_allclose(square, total**2, rtol=1e-5, atol=1e-6)
     for start in starts:
         place = int(np.ceil(start))
-        samples[place + 2 : place + 5] -= 25
-        samples[place + 33 : place + 37] -= 25
+        for begin in range(0, lit, 7):
+            samples[place + begin : place + begin + 4] -= 25
     assert not kernels._see_row(*known, total, square)
 
 
