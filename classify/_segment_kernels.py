@@ -1638,3 +1638,54 @@ def take_label(labels, number, mask_out):
         source, out = labels[r], mask_out[r]
         for c in range(source.shape[0]):
             out[c] = source[c] == number
+
+
+# --- many images -----------------------------------------------------------------------------------------------------
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _largest(place):
+    """Rows and columns of an image that none of the images exceeds in either."""
+    rows, columns = 0, 0
+    for i in range(place.shape[0]):
+        rows, columns = max(rows, place[i, 1]), max(columns, place[i, 2])
+    return rows, columns
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def segment_many(place, transmission, known, noise_std, seeds, threshold, floor, min_area_px, masks, work):
+    """Write the mask of the cell in each of N images, as `segment_into` does.
+
+    place int64 of shape (N, 3): of each image, where it begins in the flat arrays, its rows and its columns.
+    transmission, noise_std float32, known, seeds, masks bool, all flat; work as from `segment_work`, for images as
+    large or larger.
+    """
+    for i in range(place.shape[0]):
+        first, rows, columns = place[i]
+        stop = first + rows * columns
+        segment_into(
+            transmission[first:stop].reshape(rows, columns),
+            known[first:stop].reshape(rows, columns),
+            noise_std[first:stop].reshape(rows, columns),
+            seeds[first:stop].reshape(rows, columns),
+            threshold,
+            floor,
+            min_area_px,
+            masks[first:stop].reshape(rows, columns),
+            work,
+        )
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def label_many(place, masks, min_area_px, labels, parts):
+    """Number the cells in each of N masks, as `label_parts` does.
+
+    place and masks as in `segment_many`; labels int32, flat like the masks; parts int64 of shape (N,) receives how many
+    cells each has.
+    """
+    work = _label_work(*_largest(place))
+    for i in range(place.shape[0]):
+        first, rows, columns = place[i]
+        stop = first + rows * columns
+        mask, label = masks[first:stop].reshape(rows, columns), labels[first:stop].reshape(rows, columns)
+        parts[i] = _label_into(mask, min_area_px, label, work)

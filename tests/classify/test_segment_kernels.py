@@ -173,6 +173,41 @@ def test_parts_are_those_of_the_slow_version(slow_segment, seed, min_area_px):
 
 
 @pytest.mark.kernel
+def test_many_images_are_segmented_as_one_by_one():
+    """Of all shapes, with room between some of them that is left as it is; the work arrays are those of the largest."""
+    cases = [draw_case(seed, 26) for seed in range(12)] + [(np.ones((0, 5)), np.ones((0, 5), dtype=bool), 0.1, {})]
+    gap = 3
+    place, at = np.empty((len(cases), 3), dtype=np.int64), 0
+    for i, (image, *_) in enumerate(cases):
+        place[i] = at, *image.shape
+        at += image.size + gap * (i % 2)
+    transmission, noise_std = np.full((2, at), np.nan, dtype=np.float32)
+    known, seeds = np.zeros((2, at), dtype=bool)
+    masks, between = np.ones((2, at), dtype=bool)
+    expected = []
+    for (first, rows, columns), (image, seen, noise, options) in zip(place, cases, strict=True):
+        own = slice(first, first + rows * columns)
+        seed = options.get("seed_mask", np.ones(image.shape, dtype=bool))
+        transmission[own], known[own], seeds[own] = image.ravel(), seen.ravel(), seed.ravel()
+        noise_std[own] = np.broadcast_to(noise, image.shape).ravel()
+        between[own] = False
+        expected.append(segment_cell(image, seen, noise, seed_mask=seed, min_area_px=4) if image.size else seen)
+    work = kernels.segment_work(*place[:, 1:].max(axis=0))
+    kernels.segment_many(place, transmission, known, noise_std, seeds, 5.0, 0.03, 4, masks, work)
+    labels, parts = np.full(at, -5, dtype=np.int32), np.empty(len(cases), dtype=np.int64)
+    kernels.label_many(place, masks, 4, labels, parts)
+    for (first, rows, columns), count, mask in zip(place, parts, expected, strict=True):
+        own = slice(first, first + rows * columns)
+        assert np.array_equal(masks[own].reshape(rows, columns), mask)
+        one = np.empty(mask.shape, dtype=np.int32)
+        assert count == kernels.label_parts(mask, 4, one)
+        assert np.array_equal(labels[own].reshape(rows, columns), one)
+    assert masks[between].all()
+    assert (labels[between] == -5).all()
+    assert sorted(set(parts))[:2] == [0, 1]
+
+
+@pytest.mark.kernel
 @pytest.mark.parametrize("noise", [1e-300, 1e-30, 1e30, 1e300])
 def test_noise_of_any_size(noise):
     """Noise beyond what single precision can square hides nothing if small, all if large."""
