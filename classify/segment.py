@@ -18,6 +18,9 @@ from . import _segment_kernels as kernels
 # Defaults of `segment_cell`.
 THRESHOLD, FLOOR, MIN_AREA_PX = 5.0, 0.03, 12
 
+# Noise beyond these is as good as none, or as good as nothing known; its squares must be numbers in single precision.
+_NOISE_BOUNDS = 1e-15, 1e15
+
 _own = threading.local()  # each thread's work arrays
 _NO_SEED = np.empty((0, 0), dtype=bool)
 
@@ -69,24 +72,26 @@ def segment_cell(
     -----
     Halo is told by what it hangs together with, not by the strongest object in sight: a dim cell beside a
     bright one keeps its own measure. The noise of neighbouring pixels may be correlated, as gridding leaves it:
-    how far smoothing really lowers it is measured from the image. Columns of unknown pixels that cut the object
-    are bridged where the convex hull of what is seen covers them. What lies wholly behind unknown pixels is not
-    guessed: a rim hidden there is cut straight. A bay in the outline narrower than about a fifth of the object
-    is closed. A ring cut off by a corner of the window keeps its hole.
+    how far smoothing really lowers it is measured from the image. All is done in single precision. Columns of
+    unknown pixels that cut the object are bridged where the convex hull of what is seen covers them. What lies
+    wholly behind unknown pixels is not guessed: a rim hidden there is cut straight. A bay in the outline
+    narrower than about a fifth of the object is closed. A ring cut off by a corner of the window keeps its
+    hole.
 
     Sources: Knutsson and Westin, CVPR 1993, 515 (normalised convolution); Canny, IEEE Trans. PAMI 8, 679
     (1986) (hysteresis).
     """
-    noise_std = np.ascontiguousarray(np.broadcast_to(np.asarray(noise_std, dtype=np.float64), transmission.shape))
+    with np.errstate(over="ignore"):  # what is not known may be anything
+        transmission = np.ascontiguousarray(transmission, dtype=np.float32)
+    noise_std = np.broadcast_to(np.asarray(noise_std, dtype=np.float64), transmission.shape)
     known = np.ascontiguousarray(known, dtype=bool)
     seed_mask = None if seed_mask is None else np.ascontiguousarray(seed_mask, dtype=bool)
     _validate(transmission, known, noise_std, seed_mask, floor)
-    seed = _NO_SEED if seed_mask is None else seed_mask
     return segment_sound(
-        contiguous_float(transmission),
+        transmission,
         known,
-        noise_std,
-        seed,
+        np.clip(noise_std, *_NOISE_BOUNDS).astype(np.float32, order="C"),
+        _NO_SEED if seed_mask is None else seed_mask,
         threshold=threshold,
         floor=floor,
         min_area_px=min_area_px,
@@ -105,7 +110,7 @@ def segment_sound(
 ) -> np.ndarray:
     """What `segment_cell` does, for images by the thousand: nothing is checked.
 
-    All arrays are contiguous and have one shape; transmission and noise_std are float32 or float64, the others bool.
+    All arrays are contiguous and have one shape; transmission and noise_std are float32, the others bool.
     """
     rows, columns = known.shape
     held = getattr(_own, "held", (0, 0))
@@ -197,7 +202,7 @@ def separate_parts(mask: np.ndarray, min_area_px: int) -> list[np.ndarray]:
 
 
 def contiguous_float(image: np.ndarray) -> np.ndarray:
-    """The image as the kernels take it: float32 as it is, any other type as float64."""
+    """The image as the kernels of the features take it: float32 as it is, any other type as float64."""
     return np.ascontiguousarray(image, dtype=np.float32 if image.dtype == np.float32 else np.float64)
 
 

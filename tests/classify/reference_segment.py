@@ -1,4 +1,8 @@
-"""The slow, obvious version of ``classify.segment``, with scipy, that its kernels are tested against."""
+"""The slow, obvious version of ``classify.segment``, with scipy, that its kernels are tested against.
+
+In single precision, sums in the kernels' order, so that masks can be compared bit by bit; or, to tell what that
+precision costs, in double.
+"""
 
 import numpy as np
 from scipy import ndimage
@@ -12,6 +16,12 @@ SUPPORT = 0.35
 HALO = 0.15
 #: Pixels so far apart have independent smoothed noise, even if gridding correlates the pixels' own.
 _LAG_PX = 6
+#: Columns that the noise is measured in; rows too, in an image of six times as many pixels, of a smaller one more.
+_COLUMNS_APART, _PIXELS_APART = 3, 2000
+#: Fewer differences tell nothing of the noise.
+_LEAST_DIFFERENCES = 33
+#: The excess of noise is measured in so many steps, down; strengths near by are compared in so many of the greatest.
+_STEPS, _MOST_STEPS = 255, 32766
 
 _radius = int(np.ceil(3 * SMOOTHING_PX))
 _KERNEL = np.exp(-0.5 * (np.arange(-_radius, _radius + 1) / SMOOTHING_PX) ** 2)
@@ -27,37 +37,43 @@ def segment_cell(
     threshold: float = 5.0,
     floor: float = 0.03,
     min_area_px: int = 12,
+    dtype: type = np.float32,
 ) -> np.ndarray:
-    noise_std = np.broadcast_to(np.asarray(noise_std, dtype=np.float64), transmission.shape)
+    noise_std = np.broadcast_to(np.asarray(noise_std, dtype=dtype), transmission.shape)
     known = np.asarray(known, dtype=bool)
-    deviation, significance, supported = _smooth(transmission, known, noise_std)
+    deviation, sigma, supported = _smooth(transmission.astype(dtype), known, noise_std)
     strength = np.abs(deviation)
-    strong = (significance >= threshold) & (strength >= floor)
+    excess = _noise_excess(deviation, sigma, supported)
+    least = dtype(threshold * excess) * sigma
+    strong = (strength >= least) & (strength >= dtype(floor))
     sought = strong if seed_mask is None else strong & seed_mask
     if not sought.any():
         return np.zeros(known.shape, dtype=bool)
     reach = _edge_reach(sought)
-    near = (significance >= threshold / 2) & (strength >= floor / 2)
+    near = (strength >= dtype(0.5) * dtype(threshold * excess) * sigma) & (strength >= dtype(0.5) * dtype(floor))
+    step = dtype(_MOST_STEPS) / strength[near].max()
     near &= _holding(sought, *_parts(near, supported, reach))
-    # the rest works on the box of what may be the cell, with room for the reach of its filters
-    box = _box(near, 2 * reach + 2)
-    supported, strength, significance = supported[box], strength[box], significance[box]
-    strong, seed = strong[box], None if seed_mask is None else seed_mask[box]
-    significant = _without_halo(near[box], sought[box], strength, supported, reach, floor)
-    weak = significant & (strength >= 0.5 * _top(significant, strength, significance, supported, reach))
+    significant = _without_halo(near, sought, strength, supported, reach, floor)
+    height = np.where(significant, np.maximum(strength - dtype(1.5 * excess) * sigma, dtype(0)), dtype(0))
+    top = _top((height * step).astype(np.int64), supported, reach)
+    weak = significant & (strength * step >= dtype(0.5) * top.astype(dtype))
 
-    mask = np.zeros(known.shape, dtype=bool)
-    cell = _select(weak, strong, strength, supported, seed)
+    cell = _select(weak, strong, strength, supported, seed_mask)
     if cell.any():
-        cell = _enclose(_close(cell, reach), supported)
-        mask[box] = _smooth_outline(cell, min_area_px)
-    return mask
+        cell = _smooth_outline(_enclose(_close(cell, reach), supported), min_area_px)
+    return cell
+
+
+def _correlate(image: np.ndarray, kernel: np.ndarray, axis: int) -> np.ndarray:
+    """With zeros beyond the border; a sum in the image's precision, in the kernels' order."""
+    padded = np.pad(image, [(_radius, _radius) if i == axis else (0, 0) for i in range(2)])
+    x = [np.take(padded, range(k, k + image.shape[axis]), axis=axis) for k in range(2 * _radius + 1)]
+    k = kernel.astype(image.dtype)
+    return x[3] * k[3] + (x[0] + x[6]) * k[0] + (x[1] + x[5]) * k[1] + (x[2] + x[4]) * k[2]
 
 
 def _convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    return ndimage.correlate1d(
-        ndimage.correlate1d(image, kernel, axis=0, mode="constant"), kernel, axis=1, mode="constant"
-    )
+    return _correlate(_correlate(image, kernel, 1), kernel, 0)
 
 
 def _kernel_inside(shape: tuple[int, ...]) -> np.ndarray:
@@ -69,38 +85,49 @@ def _kernel_inside(shape: tuple[int, ...]) -> np.ndarray:
 def _smooth(
     transmission: np.ndarray, known: np.ndarray, noise_std: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Smoothed 1 - transmission, its size in noise standard deviations, and where the two can be trusted."""
-    weight = np.divide(1, np.square(noise_std), out=np.zeros(known.shape), where=known)
-    deviation = np.subtract(1, transmission, out=np.zeros(known.shape), where=known, dtype=np.float64)
+    """Smoothed 1 - transmission, its standard deviation of white noise, and where the two can be trusted.
+
+    Where all is known, the weights within a kernel are taken as alike for the standard deviation.
+    """
+    dtype = transmission.dtype.type
+    one = dtype(1)
+    weight = np.divide(one, np.square(noise_std), out=np.zeros(known.shape, dtype), where=known)
+    total = _convolve(weight * np.subtract(one, transmission, out=np.zeros(known.shape, dtype), where=known), _KERNEL)
+    norm = _convolve(weight, _KERNEL)
+    root = one / np.sqrt(np.where(norm > 0, norm, one))
+    deviation, sigma = total * (root * root), root * dtype(np.square(_KERNEL).sum())
     supported = known
-    if not known.all():  # near a border the kernel's outer part is missing, not unknown
-        supported = _convolve(known.astype(np.float64), _KERNEL) >= SUPPORT * _kernel_inside(known.shape)
-    smoothed, standard = np.zeros((2, *known.shape))
-    total = _convolve(weight * deviation, _KERNEL)
-    np.divide(total, _convolve(weight, _KERNEL), out=smoothed, where=supported)
-    np.divide(total, np.sqrt(_convolve(weight, _KERNEL**2)), out=standard, where=supported)
-    return smoothed, np.abs(standard) / _noise_excess(standard, supported), supported
+    if not known.all():
+        sigma = np.sqrt(_convolve(weight, _KERNEL**2)) / np.where(norm > 0, norm, one)
+        # near a border the kernel's outer part is missing, not unknown
+        root = one / np.sqrt(_convolve(np.ones(known.shape, dtype), _KERNEL))
+        supported = _convolve(known.astype(dtype), _KERNEL) * (root * root) >= dtype(SUPPORT)
+    return np.where(supported, deviation, dtype(0)), sigma, supported
 
 
-def _noise_excess(standard: np.ndarray, supported: np.ndarray) -> float:
+def _noise_excess(deviation: np.ndarray, sigma: np.ndarray, supported: np.ndarray) -> float:
     """Smoothed noise over what white pixel noise would leave: 1, or more if neighbours' noise is correlated.
 
     From a low quantile of differences, which edges and structure of an object hardly raise; at most the
-    factor by which smoothing lowers white noise.
+    factor by which smoothing lowers white noise. Neighbouring pixels would hardly add to what some of them tell.
     """
-    standard = np.where(supported, standard, np.nan)
-    down, across = standard[_LAG_PX:] - standard[:-_LAG_PX], standard[:, _LAG_PX:] - standard[:, :-_LAG_PX]
+    dtype = deviation.dtype.type
+    standard = np.divide(deviation, sigma, out=np.full(sigma.shape, np.nan, dtype), where=supported)
+    standard = standard[:, ::_COLUMNS_APART]
+    skip = min(max(supported.size // _PIXELS_APART, 1), _LAG_PX)
+    taken = np.arange(len(standard)) % _LAG_PX % skip == 0
+    lags = _LAG_PX // _COLUMNS_APART
+    down = (standard[_LAG_PX:] - standard[:-_LAG_PX])[taken[: max(len(standard) - _LAG_PX, 0)]]
+    across = (standard[:, lags:] - standard[:, :-lags])[taken]
     difference = np.abs(np.concatenate([down.ravel(), across.ravel()]))
-    if not supported.all():
-        difference = difference[~np.isnan(difference)]
-    if difference.size < 100:
+    difference = difference[~np.isnan(difference)]
+    if difference.size < _LEAST_DIFFERENCES:
         return 1.0
-    share, quantile_of_normal = 0.4, 0.5244
-    place, part = divmod(share * (difference.size - 1), 1)
-    ranked = np.partition(difference, int(place))  # np.quantile takes ten times as long
-    quantile = (1 - part) * ranked[int(place)] + part * ranked[int(place) + 1 :].min()
-    excess = quantile / (np.sqrt(2) * quantile_of_normal)
-    return float(np.clip(excess, 1, 1 / np.square(_KERNEL).sum()))
+    share, quantile_of_normal, most = 0.4, 0.5244, 1 / np.square(_KERNEL).sum()
+    quantile = np.sort(difference)[int(share * (difference.size - 1))]
+    scale = _STEPS / (most - 1)
+    steps = quantile * dtype(scale / (np.sqrt(2) * quantile_of_normal)) - dtype(scale)
+    return 1 + int(np.clip(steps, 0, _STEPS)) / scale
 
 
 def _edge_reach(strong: np.ndarray) -> int:
@@ -108,15 +135,6 @@ def _edge_reach(strong: np.ndarray) -> int:
     rows, columns = np.nonzero(strong)
     extent = max(np.ptp(rows), np.ptp(columns)) + 1
     return int(np.clip(np.ceil(extent / 10), 2, 6))
-
-
-def _box(mask: np.ndarray, room: int) -> tuple[slice, slice]:
-    """Bounding box of a mask, that many pixels larger on each side as far as the image goes."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return (
-        slice(max(rows[0] - room, 0), rows[-1] + 1 + room),
-        slice(max(columns[0] - room, 0), columns[-1] + 1 + room),
-    )
 
 
 def _parts(mask: np.ndarray, supported: np.ndarray, reach: int) -> tuple[np.ndarray, int]:
@@ -144,11 +162,11 @@ def _without_halo(
     the reach. What stands out of the halo, twice as high as the ground around it, is a peak of its own.
     """
     kept = np.zeros_like(near)
-    limit, level = HALO * float(strength[sought].max()), floor / 2
+    limit, level = HALO * float(strength[sought].max()), floor / 2  # of plain type: strengths keep theirs
     while True:
         within = near & (strength >= level)
         label, n = _parts(within, supported, reach)
-        peak = np.zeros(n + 1)
+        peak = np.zeros(n + 1, strength.dtype)
         np.maximum.at(peak, label[sought], strength[sought])
         peak[0] = 0
         if level > floor / 2:
@@ -168,16 +186,12 @@ def _bridge(mask: np.ndarray, supported: np.ndarray) -> np.ndarray:
     return ~supported & (left > 0) & (right > 0)
 
 
-def _top(
-    significant: np.ndarray, strength: np.ndarray, significance: np.ndarray, supported: np.ndarray, reach: int
-) -> np.ndarray:
-    """Height of the edge that each pixel may belong to: the greatest significant deviation near by.
+def _top(height: np.ndarray, supported: np.ndarray, reach: int) -> np.ndarray:
+    """Height of the edge that each pixel may belong to: the greatest near by.
 
     Unknown columns have the height found on either side, so that a faint flank across them is seen as one.
-    The greatest of several noisy values lies about 1.5 standard deviations too high, which is taken off.
+    The greatest of several noisy values lies about 1.5 standard deviations too high: see where it is taken off.
     """
-    height = np.zeros(strength.shape)
-    height[significant] = strength[significant] * np.maximum(1 - 1.5 / significance[significant], 0)
     if not supported.all():
         height = np.maximum(*_across(height, ~supported))
     return ndimage.maximum_filter(height, size=2 * reach + 1, mode="constant")

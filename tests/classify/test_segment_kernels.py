@@ -115,9 +115,9 @@ def test_work_of_a_larger_image_serves_a_smaller_one():
     work = kernels.segment_work(40, 33)
     for seed in range(6):
         image, known, noise, options = draw_case(seed, 30)
-        noise = np.ascontiguousarray(np.broadcast_to(noise, image.shape))
+        image, noise = image.astype(np.float32), np.full(image.shape, noise, dtype=np.float32)
         asked, mask = options.get("seed_mask", NO_SEED), np.ones(image.shape, dtype=bool)
-        work[0][:], work[1][:], work[2][:] = np.nan, -7, 255
+        work[0][:], work[1][:], work[2][:], work[3][:] = np.nan, -7, 255, 2**64 - 1
         settings = float(options["threshold"]), float(options["floor"]), int(options["min_area_px"])
         area = kernels.segment_into(image, known, noise, asked, *settings, mask, work)
         assert np.array_equal(mask, segment_cell(image, known, noise, **options))
@@ -125,22 +125,37 @@ def test_work_of_a_larger_image_serves_a_smaller_one():
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("quiet", [0, 1, 2])
-def test_noise_excess_is_the_exact_quantile(slow_segment, quiet):
-    """Also where the rows that the bracket is taken from are unlike the rest, so that it misses the quantile."""
-    rows, columns = 66, 40
-    standard = np.random.default_rng(3).normal(size=(rows, columns))
-    step = (rows + columns) // 24
-    if quiet == 1:
-        standard[::step] *= 0.01
-    elif quiet == 2:
-        standard[np.arange(rows) % step > 0] *= 0.01
-        standard[::step] *= 2
-    expected = slow_segment._noise_excess(standard, np.ones(standard.shape, dtype=bool))
-    line, count = np.empty(columns), np.empty(256, dtype=np.int32)
-    chosen, picked = np.empty(columns + 8, dtype=np.uint8), np.empty(2 * standard.size)
-    found = kernels._noise_excess(standard.ravel(), columns, rows, columns, line, count, chosen, picked)
-    assert found == expected
+@pytest.mark.parametrize("shape", [(66, 40), (60, 61), (7, 40), (6, 40), (20, 8), (12, 6), (6, 6), (1, 1)])
+@pytest.mark.parametrize("level", [0.5, 1.3, 2, 2.5, 5])
+def test_noise_excess_is_the_quantile(slow_segment, shape, level):
+    """Of the rows and columns that are taken, and of numbers alone: below, within and above the bounds."""
+    rng = np.random.default_rng(3)
+    deviation = (level * rng.normal(size=shape)).astype(np.float32)
+    sigma = rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    supported = rng.random(shape) > 0.2
+    expected = slow_segment._noise_excess(deviation * sigma, sigma, supported)
+    rows, columns = shape
+    pitch = kernels._pitch(columns)
+    value, std = np.ones((2, kernels._sizes(rows, columns)[0]), dtype=np.float32)
+    first = kernels._first(pitch)
+    for plane, image in ((value, deviation * sigma), (std, np.where(supported, sigma, np.float32(np.nan)))):
+        plane[first : first + rows * pitch].reshape(rows, pitch)[:, :columns] = image
+    scratch = np.empty(pitch, dtype=np.float32), np.empty_like(value), np.empty(4 * value.size, dtype=np.uint8)
+    assert kernels._noise_excess(value, std, pitch, rows, columns, *scratch) == expected
+    if rows * columns >= 600:
+        assert (level > 1) == (expected > 1)
+
+
+def test_single_precision_changes_next_to_nothing(slow_segment):
+    """One pixel in ten thousand: single precision decides only what lies on the limit."""
+    changed, area = 0, 0
+    for seed in range(150):
+        image, known, noise, options = draw_case(seed, 60)
+        single, double = (
+            slow_segment.segment_cell(image, known, noise, dtype=dtype, **options) for dtype in (np.float32, np.float64)
+        )
+        changed, area = changed + (single != double).sum(), area + double.sum()
+    assert changed <= 1e-4 * area
 
 
 @pytest.mark.kernel
@@ -155,6 +170,56 @@ def test_parts_are_those_of_the_slow_version(slow_segment, seed, min_area_px):
     found = separate_parts(mask, min_area_px)
     assert len(found) == len(expected)
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.kernel
+def test_many_images_are_segmented_as_one_by_one():
+    """Of all shapes, with room between some of them that is left as it is; the work arrays are those of the largest."""
+    cases = [draw_case(seed, 26) for seed in range(12)] + [(np.ones((0, 5)), np.ones((0, 5), dtype=bool), 0.1, {})]
+    gap = 3
+    place, at = np.empty((len(cases), 3), dtype=np.int64), 0
+    for i, (image, *_) in enumerate(cases):
+        place[i] = at, *image.shape
+        at += image.size + gap * (i % 2)
+    transmission, noise_std = np.full((2, at), np.nan, dtype=np.float32)
+    known, seeds = np.zeros((2, at), dtype=bool)
+    masks, between = np.ones((2, at), dtype=bool)
+    expected = []
+    for (first, rows, columns), (image, seen, noise, options) in zip(place, cases, strict=True):
+        own = slice(first, first + rows * columns)
+        seed = options.get("seed_mask", np.ones(image.shape, dtype=bool))
+        transmission[own], known[own], seeds[own] = image.ravel(), seen.ravel(), seed.ravel()
+        noise_std[own] = np.broadcast_to(noise, image.shape).ravel()
+        between[own] = False
+        expected.append(segment_cell(image, seen, noise, seed_mask=seed, min_area_px=4) if image.size else seen)
+    work = kernels.segment_work(*place[:, 1:].max(axis=0))
+    kernels.segment_many(place, transmission, known, noise_std, seeds, 5.0, 0.03, 4, masks, work)
+    labels, parts = np.full(at, -5, dtype=np.int32), np.empty(len(cases), dtype=np.int64)
+    kernels.label_many(place, masks, 4, labels, parts)
+    for (first, rows, columns), count, mask in zip(place, parts, expected, strict=True):
+        own = slice(first, first + rows * columns)
+        assert np.array_equal(masks[own].reshape(rows, columns), mask)
+        one = np.empty(mask.shape, dtype=np.int32)
+        assert count == kernels.label_parts(mask, 4, one)
+        assert np.array_equal(labels[own].reshape(rows, columns), one)
+    assert masks[between].all()
+    assert (labels[between] == -5).all()
+    assert sorted(set(parts))[:2] == [0, 1]
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("noise", [1e-300, 1e-30, 1e30, 1e300])
+def test_noise_of_any_size(noise):
+    """Noise beyond what single precision can square hides nothing if small, all if large."""
+    image = np.ones((20, 20))
+    image[6:14, 5:15] = 0.5
+    mask = segment_cell(image, image > 0, noise)
+    assert mask.any() == (noise < 1)
+    image[0, 0], known = 1e300, np.ones(image.shape, dtype=bool)
+    known[0, 0] = False
+    assert np.array_equal(segment_cell(image, known, noise)[6:], mask[6:])
+    with pytest.raises(ValueError, match="transmission is not finite"):
+        segment_cell(image, known | True, noise)
 
 
 def test_threads_do_not_disturb_each_other():
