@@ -30,7 +30,7 @@ from stretchscope.pipeline.live_results import (
     table_to_parquet,
 )
 from stretchscope.pipeline.results import OutputError, columns_of, table_schema
-from stretchscope.pipeline.rtdc import RtdcMetadata, RtdcWriter
+from stretchscope.pipeline.rtdc import RtdcMetadata
 
 SIDE = 48
 COLUMNS = columns_of(calibrated=False, position_um=False)
@@ -560,13 +560,13 @@ class TestOutputThread:
 
     def test_a_stalled_disk_fills_the_queue_and_no_more(self, tmp_path, monkeypatch):
         disk = threading.Event()
-        append = RtdcWriter.append
+        write = LiveResults._write
 
         def stalled(*arguments):
             assert disk.wait(60)
-            append(*arguments)
+            write(*arguments)
 
-        monkeypatch.setattr(RtdcWriter, "append", stalled)
+        monkeypatch.setattr(LiveResults, "_write", stalled)
         size = batch_of(0, 1000).nbytes
         thread = OutputThread(results_in(tmp_path), most_bytes=3 * size)
         taken = [first for first in range(0, 10_000, 1000) if thread.put(batch_of(first, 1000))]

@@ -177,6 +177,67 @@ os._exit(9)
         np.testing.assert_array_equal(events[name], values, err_msg=name)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_packed_lightly_it_is_the_same(tmp_path, seed):
+    """Batches of any size, written either way in turns, and after `resume`; also masks with holes and in parts."""
+    rng = np.random.default_rng(seed)
+    images, masks, table = ellipses(60, 0.25, seed)
+    masks &= (rng.random(masks.shape) < 0.9) | (np.arange(60) % 2 == 0)[:, None, None]
+    which = rng.integers(0, 60, 900)
+    line = np.arange(900)
+    images, masks, table = images[which], masks[which], {k: v[which] for k, v in table.items()} | {"line_first": line}
+    expected = contents(write(tmp_path / "whole.rtdc", CALIBRATED, (images, masks, table)))
+
+    path = tmp_path / "cells.rtdc"
+    writer = RtdcWriter(path, CALIBRATED, CROP)
+    stop = 0
+    for step in [*rng.integers(0, 300, 9), 900]:
+        rows = slice(stop, min(stop + step, 900))
+        own = {name: column[rows] for name, column in table.items()}
+        if rng.random() < 0.3:
+            writer.append(images[rows], masks[rows], own)
+        else:
+            for part in np.split(np.arange(rows.start, rows.stop), [(rows.stop - rows.start) // 3]):
+                writer.pack(images[part], masks[part])
+            assert writer.packed == rows.stop - rows.start
+            writer.append_packed(own)
+        assert writer.packed == 0
+        stop = rows.stop
+        if stop == 900:
+            break
+        if rng.random() < 0.3:
+            writer.abandon()
+            stop = max(stop - 50, 0)
+            writer = RtdcWriter.resume(path, stop)
+    writer.close()
+    assert exit_status(path) == 0
+    attributes, events = contents(path)
+    assert attributes == expected[0]
+    for name, values in expected[1].items():
+        np.testing.assert_array_equal(events[name], values, err_msg=name)
+
+
+def test_packed_pictures_are_refused_like_others(tmp_path):
+    images, masks, table = ellipses(3, None)
+    with RtdcWriter(tmp_path / "cells.rtdc", METADATA, CROP) as writer:
+        with pytest.raises(ValueError, match="masks must be bool"):
+            writer.pack(images, masks.astype(np.uint8))
+        for bad_masks, bad_table, message in [
+            (masks & (np.arange(3) != 1)[:, None, None], table, "event 1: the mask is empty"),
+            (masks, table | {"time_s": table["time_s"][:2]}, "time_s must be 3 numbers"),
+        ]:
+            writer.pack(images, bad_masks)
+            with pytest.raises(ValueError, match=message):
+                writer.append_packed(bad_table)
+            assert writer.events == writer.packed == 0
+        writer.pack(images, masks)
+        with pytest.raises(ValueError, match="3 pictures are packed"):
+            writer.append(images, masks, table)
+        writer.append_packed(table)
+        writer.append_packed({})  # nothing to write
+    assert exit_status(tmp_path / "cells.rtdc") == 0
+
+
 def test_resume_refuses_what_it_cannot_continue(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"cells\.rtdc\.part"):
         RtdcWriter.resume(tmp_path / "cells.rtdc", 0)
