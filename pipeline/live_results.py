@@ -5,7 +5,7 @@ and named when it is large or old enough, and the rows of all cells to ``<stem>.
 the end the stream, whose rows come nearly in order, is sorted into ``<stem>.parquet``; ``<stem>.run.json`` is the last
 to appear: where it stands, the run is complete. `prepare_folder` names what a killed run left.
 
-Where cells come faster than `WRITE_ROWS` in `WRITE_S`, their pictures are packed lightly: a tenth of the work, and
+Where cells come faster than `WRITE_ROWS` in `WRITE_S`, their pictures are packed lightly: a sixth of the work, and
 about twice the size.
 
 HDF5 does not survive a full disk: a write that fails costs the whole file, and ends the process with a segmentation

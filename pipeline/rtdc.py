@@ -296,7 +296,7 @@ class RtdcWriter:
         self._file.flush()
 
     def pack(self, images: np.ndarray, masks: np.ndarray) -> None:
-        """Take pictures, as `append` does, for the next `append_packed`: a tenth of the work for about twice the size.
+        """Take pictures, as `append` does, for the next `append_packed`: a sixth of the work for about twice the size.
 
         What is empty about a cell is packed, the rest is kept as it is. `append` and these may take turns in a file.
 
