@@ -36,7 +36,7 @@ from stretchscope.pipeline.pieces import PieceCutter, screen_block
 from stretchscope.pipeline.results import columns_of
 from stretchscope.pipeline.rows import cell_batch
 from stretchscope.pipeline.settings import Settings
-from stretchscope.pipeline.stream import BLOCK_SAMPLES, DEPTH, run_stream, stream_metadata, warm_up
+from stretchscope.pipeline.stream import ring_for, run_stream, stream_metadata, warm_up
 from stretchscope.sr.live_clock import TrackingClock
 from stretchscope.sr.screen import screen_rows
 
@@ -56,15 +56,16 @@ class Bench:
         self.rate_hz, self.cells_per_s = rate_hz, cells_per_s
         self.loop: SimulatedLoop = simulated_loop(
             loop_samples=loop_samples, sample_rate_hz=rate_hz, cells_per_s=cells_per_s, flow_speed_m_per_s=flow_speed,
-            cell_diameter_um=(8.0, 12.0), block_samples=BLOCK_SAMPLES, **optics,
+            cell_diameter_um=(8.0, 12.0), block_samples=ring_for(rate_hz)[0], **optics,
         )  # fmt: skip
         self.calibration: Calibration = calibrate_on_source(self.source(paced=False), Settings())
         warm_up(self.source(paced=False), self.calibration)
 
     def source(self, *, paced: bool) -> LoopSource:
+        block, depth = ring_for(self.rate_hz)
         return LoopSource(
-            self.loop.samples, self.rate_hz, metadata=self.loop.metadata, paced=paced, block_samples=BLOCK_SAMPLES,
-            depth=DEPTH,
+            self.loop.samples, self.rate_hz, metadata=self.loop.metadata, paced=paced, block_samples=block,
+            depth=depth,
         )  # fmt: skip
 
     def run(self, *, paced: bool, signal_s: float, workers: int = CORES, images: float = 1.0) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def stage_times(bench: Bench) -> dict[str, float]:
         results = LiveResults(folder, "stages", columns, metadata, calibration.crop_px)
         for stage, (module, name) in STAGES.items():
             stack.enter_context(mock.patch.object(module, name, timed(stage, getattr(module, name))))
-        for _ in range(bench.loop.samples.size // BLOCK_SAMPLES):
+        for _ in range(bench.loop.samples.size // source.block_samples):
             block = source.acquire(1.0)
             assert block is not None
             locked = timed("line clock", clock.follow)(block.samples, block.index)

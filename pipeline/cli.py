@@ -447,18 +447,19 @@ def _simulated_stream(
     from ..acquisition.simulated_loop import simulated_loop
     from ..acquisition.source import LoopSource
     from .live_setup import calibrate_on_source
-    from .stream import BLOCK_SAMPLES, DEPTH
+    from .stream import ring_for
 
+    block_samples, depth = ring_for(rate)
     with _progress("simulating") as progress:
         try:
             loop = simulated_loop(
-                loop_samples=loop_samples, block_samples=BLOCK_SAMPLES, sample_rate_hz=rate, cells_per_s=cells_per_s,
+                loop_samples=loop_samples, block_samples=block_samples, sample_rate_hz=rate, cells_per_s=cells_per_s,
                 flow_speed_m_per_s=flow_speed, seed=seed, progress=progress,
             )  # fmt: skip
         except ValueError as error:
             raise CaptureError(str(error)) from error
     _say("measuring the empty line")
-    source = partial(LoopSource, loop.samples, rate, metadata=loop.metadata, block_samples=BLOCK_SAMPLES, depth=DEPTH)
+    source = partial(LoopSource, loop.samples, rate, metadata=loop.metadata, block_samples=block_samples, depth=depth)
     return source(paced=paced), calibrate_on_source(source(paced=False), settings)
 
 
@@ -467,12 +468,13 @@ def _replayed_stream(stack: Any, path: Path, rate: float, settings: "Settings", 
     from ..acquisition import open_capture
     from ..acquisition.source import ReplaySource
     from .live_setup import calibrate_on_capture
-    from .stream import BLOCK_SAMPLES, DEPTH
+    from .stream import ring_for
 
+    block_samples, depth = ring_for(rate)
     _say(f"{path}: measuring the empty line")
     calibration = calibrate_on_capture(path, settings)
     capture = stack.enter_context(open_capture(path, sample_rate_hz=settings.capture.sample_rate_hz))
-    source = ReplaySource(capture, rate_hz=rate, paced=paced, block_samples=BLOCK_SAMPLES, depth=DEPTH)
+    source = ReplaySource(capture, rate_hz=rate, paced=paced, block_samples=block_samples, depth=depth)
     return source, calibration
 
 

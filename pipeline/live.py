@@ -31,11 +31,12 @@ from .live_results import CellBatch, OutputThread
 from .live_setup import Calibration, calibrate_on_blocks, snapshot_samples
 from .measure import Images, Measured, Setup, margin_lines, measure_events
 from .pieces import Cut, Piece, PieceCutter, screen_block
-from .rows import cell_batch, find_objects, joined, summary_batch
+from .rows import cell_batch, find_objects, summary_batch
 from .rtdc import RtdcMetadata
 
-# The fill of the ring from which cells are summed up instead of imaged, and from which they are not even that.
-_PRESSING_FILL, _OVERLOAD_FILL = 0.09, 0.6
+# How far behind the signal no cell is imaged any more, all are only summed up [s]; and the fill of the ring from which
+# they are not even that.
+_PRESSING_S, _OVERLOAD_FILL = 0.013, 0.6
 # Share of the time that all workers have for a block which its images may take; the rest is for what comes first.
 _IMAGES_SHARE = 0.75
 # Rows looked at closely cost about this before any were seen, with the images of what they hold [s].
@@ -193,6 +194,13 @@ def _around(piece: Piece, boxes: np.ndarray) -> Piece:
     return replace(piece, wanted=piece.wanted & (np.cumsum(change)[:-1] > 0))
 
 
+def _cores(workers: int) -> list[int | None]:
+    """The core that each worker stays on: left to itself, a system may run two of them on one for a second or more."""
+    if hasattr(os, "sched_getaffinity") and workers <= len(os.sched_getaffinity(0)):
+        return list(sorted(os.sched_getaffinity(0))[:workers])
+    return [None] * workers
+
+
 class LivePipeline:
     """One run: start it with :meth:`run`, ask for its state meanwhile, stop it with :meth:`stop` from anywhere.
 
@@ -267,7 +275,11 @@ class LivePipeline:
         sys.setswitchinterval(_SWITCH_S)
         gc.collect()
         gc.freeze()  # what lives now lives on: the collector need not look at it again
-        threads = [threading.Thread(target=self._work, name=f"worker {n}", daemon=True) for n in range(self.workers)]
+        cores = _cores(self.workers)
+        threads = [
+            threading.Thread(target=self._work, args=(core,), name=f"worker {n}", daemon=True)
+            for n, core in enumerate(cores)
+        ]
         begin = time.perf_counter()
         try:
             self.source.start()
@@ -303,7 +315,9 @@ class LivePipeline:
             left = self._claimed_samples - self._committed_samples
             self.account.dropped["not_finished"] += left
 
-    def _work(self) -> None:
+    def _work(self, core: int | None) -> None:
+        if core is not None:
+            os.sched_setaffinity(0, {core})  # of this thread
         try:
             while not self._finished():
                 self._take_block()
@@ -461,26 +475,26 @@ class LivePipeline:
         """Share of a piece's cells that get an image: what is asked for, as far as there is time."""
         if not self.paced or self._ended:
             return self.image_share
-        if self.fill > _PRESSING_FILL:
-            return 0.0
-        time_s = _IMAGES_SHARE * self.workers * self.source.block_samples * self._signal_s
+        # a block that has just come fills its place; how far behind the workers are tells how many images there may be
+        behind_s = (self.fill * self.source.depth - 1) * self.source.block_samples * self._signal_s
+        calm = min(max(1.0 - behind_s / _PRESSING_S, 0.0), 1.0)
+        time_s = calm * _IMAGES_SHARE * self.workers * self.source.block_samples * self._signal_s
         return min(self.image_share, time_s / max(self._row_s * np.count_nonzero(piece.wanted), 1e-12))
 
     def _hand_on(self, piece: Piece, batches: list[CellBatch]) -> None:
         """Hand rows to the output, and count them."""
-        batches = [batch for batch in batches if batch.rows]
-        if not batches:
-            return
-        batch = joined(batches)
-        refused = 0 if self.output is None or self.output.put(batch) else batch.rows
-        since_block_s = (time.perf_counter_ns() - piece.host_ns) * 1e-9
-        # a cell's last sample was there before its block's last one; without a pace, all came at once
-        since = since_block_s + (piece.block_end - 1 - batch.columns["sample_last"]) * self._signal_s
-        with self._turn:
-            self.account.cells += batch.rows
-            self.account.images += int(np.count_nonzero(batch.pictured))
-            self.account.rows_refused += refused
-            self.latency.add(since)
+        for batch in batches:
+            if not batch.rows:
+                continue
+            refused = 0 if self.output is None or self.output.put(batch) else batch.rows
+            since_block_s = (time.perf_counter_ns() - piece.host_ns) * 1e-9
+            # a cell's last sample was there before its block's last one; without a pace, all came at once
+            since = since_block_s + (piece.block_end - 1 - batch.columns["sample_last"]) * self._signal_s
+            with self._turn:
+                self.account.cells += batch.rows
+                self.account.images += int(np.count_nonzero(batch.pictured))
+                self.account.rows_refused += refused
+                self.latency.add(since)
 
     def _pick(self, share: float, count: int) -> np.ndarray:
         """Evenly, this share of all objects that ever come."""

@@ -109,16 +109,3 @@ def summary_batch(setup: Setup, grid: Grid, box_samples: int, found: Found, crop
     columns["saturated_samples"] = columns["crop_cut"] = np.zeros(n, np.int64)
     none = np.empty((0, crop_px, crop_px))
     return CellBatch(columns, none.astype(np.uint8), none.astype(np.bool_), np.zeros(n, np.bool_))
-
-
-def joined(batches: list[CellBatch]) -> CellBatch:
-    """Batches of the same columns as one, in order of lines; a single one is as it is."""
-    if len(batches) == 1:
-        return batches[0]
-    columns = {name: np.concatenate([b.columns[name] for b in batches]) for name in batches[0].columns}
-    pictured = np.concatenate([b.pictured for b in batches])
-    crops, masks = (np.concatenate([getattr(b, name) for b in batches]) for name in ("crops", "masks"))
-    order = np.lexsort((columns["position_samples"], columns["line_first"]))
-    picture = np.cumsum(pictured) - 1
-    shown = picture[order][pictured[order]]
-    return CellBatch({name: v[order] for name, v in columns.items()}, crops[shown], masks[shown], pictured[order])

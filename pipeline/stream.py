@@ -1,5 +1,6 @@
 """A live run from start to end: calibrate, prepare the files, run, close, and say what was seen."""
 
+import math
 import os
 import platform
 import resource
@@ -24,10 +25,17 @@ from .live_setup import Calibration
 from .results import columns_of, rtdc_metadata
 from .rtdc import RtdcMetadata
 
-# A ring that suits Python: each block costs some fixed time, however long it is, so they are long [samples, blocks].
-BLOCK_SAMPLES, DEPTH = 1 << 24, 32
+# A ring that suits Python: each block costs some fixed time, however long it is, so they are long; but cells wait for a
+# block's end [s, samples]. The ring holds a multiple of what the slowest reader is ever late by [s].
+_BLOCK_S, _LONGEST_BLOCK, _RING_S = 0.006, 1 << 25, 0.107
 # Lines on which the kernels are compiled, or loaded from the cache, before the clock starts.
 _WARM_UP_LINES = 4000
+
+
+def ring_for(rate_hz: float) -> tuple[int, int]:
+    """Samples of a block, a power of two, and blocks of the ring for a sample rate."""
+    block = min(1 << max(round(math.log2(rate_hz * _BLOCK_S)), 16), _LONGEST_BLOCK)
+    return block, max(round(_RING_S * rate_hz / block), 8)
 
 
 def run_stream(

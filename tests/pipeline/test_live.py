@@ -575,6 +575,7 @@ def test_ring_fills(
     """The reader falls behind: images go first, then a block's cells, whole, and their lines count as lost; as soon as
     it has caught up, all is as before."""
     monkeypatch.setattr(live, "_IMAGES_SHARE", 1e9)  # however slow this machine is
+    monkeypatch.setattr(live, "_PRESSING_S", 1e-5)  # less than a block
     first, stop = 8, 24
 
     class Filling(Script):
