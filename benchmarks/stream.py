@@ -140,7 +140,7 @@ STAGES = {
 
 def stage_times(bench: Bench) -> dict[str, float]:
     """Time of one core for each stage of a stream with an image of every cell [ns per sample of the stream]."""
-    spent = dict.fromkeys(("line clock", "screen", "cut out", *STAGES, "rows, and what calls the stages", "write"), 0.0)
+    spent = dict.fromkeys(("line clock", "screen", "cut out", *STAGES, "rows and calls", "write"), 0.0)
 
     def timed(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
@@ -165,10 +165,11 @@ def stage_times(bench: Bench) -> dict[str, float]:
     samples = 0
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        results = LiveResults(folder, "stages", columns, metadata, calibration.crop_px)
+        # a clock that stands still: rows come as fast as in a stream at full speed, and are packed as there
+        results = LiveResults(folder, "stages", columns, metadata, calibration.crop_px, clock=lambda: 0.0)
         for stage, (module, name) in STAGES.items():
             stack.enter_context(mock.patch.object(module, name, timed(stage, getattr(module, name))))
-        for _ in range(bench.loop.samples.size // source.block_samples):
+        for _ in range(4 * bench.loop.samples.size // source.block_samples):
             block = source.acquire(1.0)
             assert block is not None
             locked = timed("line clock", clock.follow)(block.samples, block.index)
@@ -181,7 +182,7 @@ def stage_times(bench: Bench) -> dict[str, float]:
                     continue
                 batch = cell_batch(measured, np.ones(len(measured), np.bool_), calibration.crop_px)
                 inner = sum(spent[stage] for stage in STAGES) - inner
-                spent["rows, and what calls the stages"] += time.perf_counter() - begin - inner
+                spent["rows and calls"] += time.perf_counter() - begin - inner
                 timed("write", results.append)(batch)
             samples += block.samples.size
             source.release(block)
@@ -226,40 +227,42 @@ def draw(result: dict[str, Any]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (cells, rates, stages) = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    figure, (cells, rates, stages) = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
     runs = result["runs"]
-    for workers in sorted({run["workers"] for run in runs}):
-        mine = [r for r in runs if r["workers"] == workers and not r["paced"] and r["rate_hz"] == 5e9]
-        mine = sorted({r["cells_per_signal_s"]: r for r in mine}.values(), key=lambda r: r["cells_per_signal_s"])
-        at = [max(r["cells_per_signal_s"], 300.0) for r in mine]
-        cells.semilogx(at, [5 * r["realtime_factor"] for r in mine], "o-", label=f"{workers} core{'s' * (workers > 1)}")
-        for x, run in zip(at, mine, strict=True):
-            if run["image_share"] < 1:
-                cells.annotate(f"{run['image_share']:.0%} imaged", (x, 5 * run["realtime_factor"]), fontsize=7)
-    for y, label in ((5.0, "5 GSa/s"), (4.12, "peer on an FPGA, 4.12 GSa/s")):
-        cells.axhline(y, color="grey", linestyle="--", linewidth=0.8)
-        cells.text(300, y, label, fontsize=7, va="bottom")
-    cells.set(xlabel="cells per second of signal (300: none)", ylabel="GSa/s, unpaced", ylim=(0, None))
-    cells.legend(frameon=False)
+    for workers, color in zip(sorted({run["workers"] for run in runs}), ("#8fb8c6", "#1f6f8b"), strict=False):
+        for few, style in ((False, "o-"), (True, "s--")):
+            mine = [r for r in runs if r["workers"] == workers and not r["paced"] and r["rate_hz"] == 5e9]
+            mine = [r for r in mine if (r["image_share"] < 1) == few]
+            mine = sorted({r["cells_per_signal_s"]: r for r in mine}.values(), key=lambda r: r["cells_per_signal_s"])
+            label = f"{workers} core{'s' * (workers > 1)}, {'2 % of the cells' if few else 'all cells'} imaged"
+            at = [max(r["cells_per_signal_s"], 300.0) for r in mine]
+            cells.loglog(at, [5 * r["realtime_factor"] for r in mine], style, color=color, label=label)
+    for y, name in ((5.0, "5 GSa/s"), (4.12, "peer on an FPGA: 4.12 GSa/s")):
+        cells.axhline(y, color="#c0563b", linestyle=":", linewidth=0.9)
+        cells.annotate(name, (300, y), fontsize=7, va="bottom" if y == 5 else "top", color="#c0563b")
+    cells.set(xlabel="cells per second of signal (left: none)", ylabel="GSa/s, as fast as it goes")
+    cells.set_title("against cells", loc="left", fontsize=10)
+    cells.legend(frameon=False, fontsize=7)
     for paced, style in ((False, "o-"), (True, "s--")):
-        mine = [r for r in runs if r["cells_per_signal_s"] == 1e3 and r["paced"] == paced and r["workers"] == CORES]
-        mine = sorted({r["rate_hz"]: r for r in mine}.values(), key=lambda r: r["rate_hz"])
-        rates.plot(
-            [r["rate_hz"] / 1e9 for r in mine], [r["realtime_factor"] for r in mine], style,
-            label="paced" if paced else "as fast as it goes",
-        )  # fmt: skip
-    rates.axhline(1.0, color="grey", linestyle="--", linewidth=0.8)
-    rates.axvline(4.12, color="grey", linestyle=":", linewidth=0.8)
-    rates.text(4.12, 0.1, " peer", fontsize=7)
-    rates.set(xlabel="GSa/s, 1000 cells/s, all imaged", ylabel="realtime factor", yscale="log")
-    rates.legend(frameon=False)
+        mine = [r for r in runs if r["cells_per_signal_s"] == 1e3 and r["workers"] == CORES and r["paced"] == paced]
+        mine = sorted({(r["rate_hz"]): r for r in mine}.values(), key=lambda r: r["rate_hz"])
+        label = "in step with the signal" if paced else "as fast as it goes"
+        rates.plot([r["rate_hz"] / 1e9 for r in mine], [r["realtime_factor"] for r in mine], style, label=label)
+    rates.axhline(1.0, color="#c0563b", linestyle=":", linewidth=0.9)
+    rates.axvline(4.12, color="grey", linestyle=":", linewidth=0.9)
+    rates.annotate("peer", (4.15, 0.1), fontsize=7, color="grey")
+    rates.set(xlabel="GSa/s", ylabel="realtime factor", ylim=(0, None))
+    rates.set_title("against the sample rate: 1000 cells/s, all imaged", loc="left", fontsize=10)
+    rates.legend(frameon=False, fontsize=8)
     spent = result["stage_ns_per_sample"]
     stages.barh(list(spent), list(spent.values()), color="#1f6f8b")
-    read = 1e9 / result["memory_read_bytes_per_s"]["1" if "1" in result["memory_read_bytes_per_s"] else 1]
-    stages.axvline(read, color="#c0563b", linewidth=1)
-    stages.text(read, len(spent) - 0.4, " memory read", color="#c0563b", fontsize=7)
+    bandwidth = result["memory_read_bytes_per_s"]
+    read = 1e9 / bandwidth.get("1", bandwidth.get(1))
+    stages.axvline(read, color="#c0563b", linewidth=1, label="memory read")
     stages.invert_yaxis()
-    stages.set(xlabel="core-ns per sample, 5000 cells/s, all imaged")
+    stages.legend(frameon=False, fontsize=8)
+    stages.set(xlabel="ns of one core per sample")
+    stages.set_title("stages: 5 GSa/s, 5000 cells/s, all imaged", loc="left", fontsize=10)
     path = Path(__file__).resolve().parents[1] / "docs" / "figures" / "stream.png"
     figure.savefig(path, dpi=110)
     print(f"drawn to {path}")
@@ -268,12 +271,19 @@ def draw(result: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="only 5 GSa/s, fewer cell rates")
+    parser.add_argument("--stages", action="store_true", help="renew only the stages of the last result")
     parser.add_argument("--draw", action="store_true", help="only draw the figure")
     parser.add_argument("--loop-samples", type=int, default=1 << 30, help="larger than the last-level cache")
     parser.add_argument("--paced-s", type=float, default=60.0, help="length of the long paced run")
     arguments = parser.parse_args()
-    if arguments.draw:
-        draw(json.loads((RESULTS / "stream.json").read_text()))
+    if arguments.draw or arguments.stages:
+        last = json.loads((RESULTS / "stream.json").read_text())
+        if arguments.stages:
+            last["stage_ns_per_sample"] = stage_times(Bench(5e9, 5e3, 2.0, arguments.loop_samples))
+            write_result(
+                "stream", {name: value for name, value in last.items() if name not in ("benchmark", "machine")}
+            )
+        draw(last)
         return
     size = arguments.loop_samples
     result: dict[str, Any] = {
