@@ -161,7 +161,7 @@ def measure_some(
 
     ``pick(n)`` chooses among n objects; bool (n,).
     """
-    found = find_objects(piece)
+    found = find_objects(piece, setup.settings.cells.min_significance)
     boxes = found.boxes
     picked = pick(len(found))
     pictured = np.zeros(len(found), dtype=np.bool_)

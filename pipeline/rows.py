@@ -57,12 +57,13 @@ class Found:
         )  # fmt: skip
 
 
-def find_objects(piece: Piece) -> Found:
-    """Objects that begin in a piece, by the sums of the screen."""
+def find_objects(piece: Piece, min_significance: float) -> Found:
+    """Objects that begin in a piece and reach a significance, by the sums of the screen."""
     lines, screen = piece.lines, piece.empty_line.screen
     sums = sum_up(lines.samples, lines.index % CONVERTERS, lines.starts, piece.wanted, screen)
     summary = summary_of(sums, lines.first_line, screen.box_samples)
-    summary = summary.some((summary.line_first >= piece.own_first) & (summary.line_first < piece.own_stop))
+    own = (summary.line_first >= piece.own_first) & (summary.line_first < piece.own_stop)
+    summary = summary.some(own & (summary.significance >= min_significance))
     places = np.stack([summary.line_first, summary.line_last + 1.0, summary.line_centre])
     starts = lines.index + np.interp(places - lines.first_line, np.arange(lines.starts.size), lines.starts)
     return Found(summary, *starts)

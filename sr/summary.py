@@ -12,7 +12,7 @@ from . import _summary_kernels as kernels
 from .screen import FLAG_SIGNIFICANCE, ROW_LINES, ScreenTables
 
 # Objects of one call; more are left out. Objects of fewer boxes are noise.
-_MOST_OBJECTS, _LEAST_BOXES = 4096, 2
+_MOST_OBJECTS, _LEAST_BOXES = 4096, 3
 
 _own = threading.local()  # each thread's work arrays
 
