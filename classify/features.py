@@ -174,19 +174,8 @@ def measure_cell(
         raise ValueError(f"pixel_um must be a positive number of µm, or None if unknown; got {pixel_um!r}")
 
     mask, known = np.ascontiguousarray(mask), np.ascontiguousarray(known)
-    return measure_sound(mask, contiguous_float(transmission), known, pixel_um=pixel_um)
-
-
-def measure_sound(
-    mask: np.ndarray, transmission: np.ndarray, known: np.ndarray, *, pixel_um: float | None
-) -> dict[str, float]:
-    """What `measure_cell` does, for cells by the thousand: nothing is checked.
-
-    All arrays are contiguous and have one shape; transmission is float32 or float64, the others bool, the mask not
-    empty.
-    """
     values = np.empty(len(FEATURES))
-    measure_into(mask, transmission, known, 1.0 if pixel_um is None else float(pixel_um), values)
+    measure_into(mask, contiguous_float(transmission), known, 1.0 if pixel_um is None else float(pixel_um), values)
     return dict(zip(feature_columns(calibrated=pixel_um is not None), values.tolist(), strict=True))
 
 

@@ -87,39 +87,17 @@ def segment_cell(
     known = np.ascontiguousarray(known, dtype=bool)
     seed_mask = None if seed_mask is None else np.ascontiguousarray(seed_mask, dtype=bool)
     _validate(transmission, known, noise_std, seed_mask, floor)
-    return segment_sound(
+    mask = np.empty(known.shape, dtype=bool)
+    kernels.segment_into(
         transmission,
         known,
         np.clip(noise_std, *_NOISE_BOUNDS).astype(np.float32, order="C"),
         _NO_SEED if seed_mask is None else seed_mask,
-        threshold=threshold,
-        floor=floor,
-        min_area_px=min_area_px,
-    )
-
-
-def segment_sound(
-    transmission: np.ndarray,
-    known: np.ndarray,
-    noise_std: np.ndarray,
-    seed_mask: np.ndarray,
-    *,
-    threshold: float = THRESHOLD,
-    floor: float = FLOOR,
-    min_area_px: int = MIN_AREA_PX,
-) -> np.ndarray:
-    """What `segment_cell` does, for images by the thousand: nothing is checked.
-
-    All arrays are contiguous and have one shape; transmission and noise_std are float32, the others bool.
-    """
-    rows, columns = known.shape
-    held = getattr(_own, "held", (0, 0))
-    if rows > held[0] or columns > held[1]:  # kept from image to image: to ask for memory costs more than to use it
-        _own.held = max(rows, held[0]), max(columns, held[1])
-        _own.work = kernels.segment_work(*_own.held)
-    mask = np.empty((rows, columns), dtype=bool)
-    kernels.segment_into(
-        transmission, known, noise_std, seed_mask, float(threshold), float(floor), int(min_area_px), mask, _own.work
+        float(threshold),
+        float(floor),
+        int(min_area_px),
+        mask,
+        _work_for(*known.shape),
     )
     return mask
 
