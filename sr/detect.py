@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from . import _event_kernels, _kernels
 from .background import Background
-from .line_fit import LineTables, chi2_limit, row_tables
+from .line_fit import LineTables, chi2_limit, line_priors, row_tables
 from .screen import ROW_LINES, ScreenTables, screen_rows
 
 __all__ = [
@@ -171,7 +171,7 @@ def detector_tables(background: Background, tables: LineTables) -> DetectorTable
     columns = bin_columns(background)
     tau = np.arange(tables.phases + 1)[:, None] / tables.phases + np.arange(tables.width)
     root, counts = _searched(background.usable(tau), tables.arrays[4], background, columns)
-    priors = (1 / background.gain_std**2, 1 / background.delay_std_samples**2)
+    priors = line_priors(background)
     of_rows, offsets, usable = row_tables(background, tables, ROW_LINES)
     row_root, row_counts = _searched(usable, of_rows[4], background, columns)
     of_mean = (ROW_LINES * priors[0], ROW_LINES * priors[1])

@@ -135,6 +135,11 @@ def row_tables(background: Background, tables: LineTables, lines: int) -> tuple[
     return arrays, offsets, np.all(background.usable(tau), axis=1)
 
 
+def line_priors(background: Background) -> tuple[float, float]:
+    """1/variance of pulse energy and of line starts [1, 1/samples²]."""
+    return (1 / background.gain_std**2, 1 / background.delay_std_samples**2)
+
+
 def chi2_limit(values: int) -> float:
     """Chi-square of so many values up to which they show nothing but the empty line."""
     return float(1.15 * values + 6 * np.sqrt(2 * values))

@@ -11,7 +11,7 @@ import numpy as np
 from . import _kernels
 from .background import Background
 from .errors import SignalError
-from .line_fit import ImageTables, LineTables, image_tables, line_fits
+from .line_fit import ImageTables, LineTables, image_tables, line_fits, line_priors
 
 # The kernel is cut at this many standard deviations.
 _REACH = 3.0
@@ -321,7 +321,7 @@ def reconstruct_windows(
     own = _image_tables(background, tables)
     _kernels.image_events(
         samples, origin, starts, windows.lines, windows.tau, windows.grids, windows.place, tables.arrays, tables.limits,
-        _priors(background), tables.chi2_limit, own.arrays, transmission, std, known, saturated,
+        line_priors(background), tables.chi2_limit, own.arrays, transmission, std, known, saturated,
     )  # fmt: skip
     return saturated
 
@@ -337,11 +337,6 @@ def _require_dark_level(background: Background) -> None:
 
 def _image_tables(background: Background, tables: LineTables) -> ImageTables:
     return tables.image if tables.background is background else image_tables(background)
-
-
-def _priors(background: Background) -> tuple[float, float]:
-    """1/variance of pulse energy and of line starts."""
-    return (1 / background.gain_std**2, 1 / background.delay_std_samples**2)
 
 
 def grid_place(grid: Grid, first_row: float, first_tau: float) -> tuple[float, float, float, float, float, float]:
