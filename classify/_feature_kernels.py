@@ -438,7 +438,7 @@ def _place_outline(path, n, stride, middle_row, middle_column, corner_x, corner_
 
 
 # Sums in any order: several at once, and more exact than one by one. Sums of a lattice's coordinates are exact.
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
+@njit(nogil=True, cache=True, forceinline=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def _signed_area(x, y):
     ahead_x, ahead_y = x[1:], y[1:]
     total = 0.0
@@ -447,7 +447,7 @@ def _signed_area(x, y):
     return total / 2
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
+@njit(nogil=True, cache=True, forceinline=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def _length(x, y):
     ahead_x, ahead_y = x[1:], y[1:]
     total = 0.0
@@ -457,7 +457,7 @@ def _length(x, y):
     return total
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
+@njit(nogil=True, cache=True, forceinline=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def _polygon_sums(x, y):
     ahead_x, ahead_y = x[1:], y[1:]
     area, centre_x, centre_y, xx, xy, yy = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -551,7 +551,7 @@ def _convex_hull(low, high, per_pixel, first, hull):
     return n_hull
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
+@njit(nogil=True, cache=True, forceinline=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def _revolved_volume(x, y, axis_y):
     """Volume of an outline revolved about the line y = axis_y: mean of what either side gives.
 
@@ -586,7 +586,7 @@ def _resample(x, y, travelled, n, edges, even_x, even_y):
         even_y[j] = y[last] + part * (y[last + 1] - y[last])
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
+@njit(nogil=True, cache=True, forceinline=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def _folded_sums(at_x, at_y, cosine, sine):
     """Fourier sums of points of which sums and differences of opposite ones are at 1 … and, backwards, … -1."""
     x_cosine, x_sine, y_cosine, y_sine = 0.0, 0.0, 0.0, 0.0
@@ -694,7 +694,7 @@ def _measure_outline(
 # --- transmission ----------------------------------------------------------------------------------------------------
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
+@njit(nogil=True, cache=True, forceinline=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def _sums_of_piece(shown, n, origin):
     """Sums of the differences from the origin, and of their squares; product of the values, raised to the floor."""
     total, squares, product = 0.0, 0.0, 1.0
@@ -755,7 +755,7 @@ def _sum_of_logarithms(products):
     return total + exponents * math.log10(2.0)
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
+@njit(nogil=True, cache=True, forceinline=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def _squared_steps(shown, stride, n):
     """Sum of squared differences from the next element, and from that a row further on, where both are seen."""
     here, after, below = shown[:n], shown[1:][:n], shown[stride:][:n]

@@ -52,7 +52,7 @@ def _solve(gram, right, prior_gain, prior_slope):
 
 # The functions below that loop over a line get whole tables and a row, and slice them themselves: slices handed on from
 # the caller would cost more than the loops (reference counts are atomic).
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
 def _load(samples, first, converter, row, tables, low, high, y):
     """Corrected samples minus the empty line into ``y``, float32 (W,).
 
@@ -78,7 +78,7 @@ def _load(samples, first, converter, row, tables, low, high, y):
     return (float(r0), float(r1), float(r2)), float(energy), int(on_rail)
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
 def _marked_sums(y, row, tables, marked, mark, start, stop):
     """Weighted normal equations of y = baseline + gain·p + slope·q over positions start … stop - 1
     marked ``mark``, and Σ w·y².
@@ -110,7 +110,7 @@ def _marked_sums(y, row, tables, marked, mark, start, stop):
     )
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
 def _residual(y, row, tables, fit, out):
     """Residual of the fit into ``out``; return the weighted sum of its squares."""
     p, q, w = tables[2][row], tables[3][row], tables[4][row]
@@ -142,7 +142,7 @@ def _less(a, b):
     return (a[0] - b[0], a[1] - b[1], a[2] - b[2], a[3] - b[3], a[4] - b[4], a[5] - b[5])
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
 def _mark_misfits(y, row, tables, start, stop, b, g, c, delay_slack, gain_slack, limit, marked):
     """Mark squared residuals beyond ``limit`` noise variances, less what a small error of delay or gain would explain.
 
@@ -213,7 +213,7 @@ def _some_median(y, row, weight, first, most, room):
     return np.float32(0.5) * (room[(count - 1) // 2] + room[count // 2])
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
 def _mean_about(y, row, tables, first, centre):
     """Mean of a line from ``first`` on, samples counted as no more than two standard deviations off ``centre``."""
     y, w = y[first:], tables[4][row, first:]
@@ -337,7 +337,7 @@ def _fit_robust(
     return variance, max(share, 0.0), max(light, 0.0)
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
 def _judge(y, row, tables, fit, marked, rail, out):
     """Residual of a robust fit into ``out``, 0 on a rail, float32 (W,); marked, rail: uint8 (W,).
 
@@ -823,7 +823,7 @@ def track_blocks(
     return block, start, period, updates, line, False
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
 def _add_residual(residual, row, root, total, square):
     """Add a line's residuals in units of their noise, and their squares; float32, as long as ``total`` or longer."""
     n = total.shape[0]
@@ -878,7 +878,7 @@ def _significances(total, square, number, columns, sums, out, row):
                 result[c] = np.float32((float(other[c]) ** (1.0 / 3.0) - (1.0 - k)) / math.sqrt(k))
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
 def _light_share(y, p, w):
     """How much of the empty line's light a line holds, by least squares; ``y`` is the line minus the empty line."""
     n = mean_y = mean_p = np.float32(0.0)
@@ -985,7 +985,7 @@ def count_on_rail(samples, low, high):
 
 # Slices are taken in the functions that loop over them: handing them on would cost more than the loops (reference
 # counts are atomic).
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
 def _signal_and_power(
     samples, position, scale, shift, converter, light, row, at, u, baseline, inverse_gain, low, high, begin, end,
     signal, power,
@@ -1020,7 +1020,7 @@ def _signal_and_power(
         power[j] = zero
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
 def _convolve_four(signal, power, first, h0, h1, h2, h3, ring, slot, phase, across, length):
     """Add four taps of the kernel, of neighbouring samples, to one phase of a line's columns; all float32."""
     k = phase * across
@@ -1121,7 +1121,7 @@ def _grid_line(
             tap -= 4 * phases
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
 def _add_four_lines(ring, i0, i1, i2, i3, h0, h1, h2, h3, total):
     """Add four lines of ``ring`` to a row; the last third, squares, with the squares of their weights; all float32."""
     split = total.shape[0] // 3 * 2
@@ -1134,7 +1134,7 @@ def _add_four_lines(ring, i0, i1, i2, i3, h0, h1, h2, h3, total):
         total[i] += h0 * a[i] + h1 * b[i] + h2 * c[i] + h3 * d[i]
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+@njit(nogil=True, cache=True, forceinline=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 def _divide(total, floors, image, spread):
     """Transmission and its standard deviation where the weight is above its floor, else NaN and inf; float32 (n,)."""
     n = floors.shape[0]

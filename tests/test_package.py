@@ -1,5 +1,6 @@
 """The package as a whole: public names, quick import, version, a home for compiled kernels."""
 
+import ast
 import importlib.util
 import os
 import shutil
@@ -108,3 +109,27 @@ def test_missing_folder_is_judged_by_its_parents(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert stretchscope._can_write_below(str(tmp_path / "a" / "b"))
     assert not stretchscope._can_write_below(str(tmp_path / "file" / "b"))
+
+
+def test_kernels_that_reorder_sums_are_inlined_where_kernels_call_them() -> None:
+    """A called kernel may exist twice in machine code, and its sums then round otherwise fresh than from the cache."""
+    spec = importlib.util.find_spec("stretchscope.classify")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    rooms = Path(next(iter(spec.submodule_search_locations))).parent
+    trees = [ast.parse(path.read_text()) for path in rooms.glob("*/_*kernels.py")]
+    kernels = {
+        node.name: ast.unparse(node.decorator_list[0])
+        for tree in trees
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.decorator_list
+    }
+    called = {
+        call.func.id
+        for tree in trees
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+    }
+    reordering = {name for name in called & kernels.keys() if "reassoc" in kernels[name]}
+    assert reordering
+    assert [name for name in sorted(reordering) if "forceinline=True" not in kernels[name]] == []
