@@ -1494,3 +1494,30 @@ def follow_bursts(samples, turn, state, tables, limits, priors, chi2_limit, rule
     if lost:  # no burst is missed when looked at closely
         return count, max(int(state[START] + lines * state[PERIOD]), 0)
     return count, -1
+
+
+@njit(nogil=True, cache=True)
+def weigh_lines(samples, origin, starts, fits, tables, limits, first_tau, signal, power, place):
+    """p·y/v and p²/v of lines' samples from position ``first_tau`` on, y their light without baseline, of unit gain.
+
+    signal, power: float32 (N, W), zero for what does not count: on a rail, not usable, not there. place: float64 (N,),
+    position τ of each line's first sample. Other arguments as for :func:`grid_image`.
+    """
+    scale, shift, light = tables[0], tables[1], tables[2]
+    steps = light.shape[0]
+    for n in range(starts.shape[0]):
+        start = starts[n] + fits[n, 0]
+        first, first_lit = math.ceil(start + first_tau), math.ceil(start)
+        place[n] = first - start
+        begin = max(0, max(first_lit, origin) - first)
+        end = min(signal.shape[1], min(first_lit + light.shape[2], origin + samples.shape[0]) - first)
+        if end <= begin or not np.isfinite(fits[n, 1]):
+            signal[n, :], power[n, :] = np.float32(0.0), np.float32(0.0)
+            continue
+        fraction = (first_lit - start) * steps
+        row = min(int(fraction), steps - 1)
+        _signal_and_power(
+            samples, first + begin - origin, scale, shift, (first + begin) % CONVERTERS, light, row,
+            first + begin - first_lit, np.float32(fraction - row), np.float32(fits[n, 3]), np.float32(1.0 / fits[n, 4]),
+            np.float32(limits[0]), np.float32(limits[1]), begin, end, signal[n], power[n],
+        )  # fmt: skip

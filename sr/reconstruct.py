@@ -100,7 +100,7 @@ def kernel_scores(
     -----
     Leave-one-line-out cross-validation. No knowledge of flow speed or field of view enters.
     """
-    fits = _registered_fits(samples, origin, starts, background, tables)
+    fits = registered_fits(samples, origin, starts, background, tables)
     scores = np.zeros((KERNEL_SAMPLES.size, KERNEL_LINES.size))
     inverse_gain, offset, low, high = _converters(background)
     table_start, light, variance, usable = _light_table(background, tau, _REACH * KERNEL_SAMPLES[-1])
@@ -215,15 +215,13 @@ def reconstruct(
     delay of each line are those fitted on its empty positions. Source of the idea: A. C. S. Chan et al., Sci. Rep.
     7, 44608 (2017), doi:10.1038/srep44608.
     """
-    _require_dark_level(background)
-    n_rows = max(2, int(np.floor((rows[1] - rows[0]) / grid.lines_per_row)) + 1)
-    n_columns = max(2, int(np.floor((tau[1] - tau[0]) * grid.columns_per_sample)) + 1)
-    own = _image_tables(background, tables)
-    shape = n_rows, n_columns
+    require_dark_level(background)
+    own = image_tables_of(background, tables)
+    shape = window_pixels(grid, rows, tau)
     transmission, std, known = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.bool_)
     place = grid_place(grid, rows[0] - first_line, tau[0])
     if fits is None:
-        fits = _registered_fits(samples, origin, starts, background, tables)
+        fits = registered_fits(samples, origin, starts, background, tables)
     _kernels.grid_image(samples, origin, starts, fits, own.arrays, own.limits, place, transmission, std, known)
     return TransmissionImage(
         transmission=transmission,
@@ -316,9 +314,9 @@ def reconstruct_windows(
     saturated : ndarray of shape (N,), int64
         Samples on a rail within each image's extent, left out.
     """
-    _require_dark_level(background)
+    require_dark_level(background)
     saturated = np.empty(len(windows.place), np.int64)
-    own = _image_tables(background, tables)
+    own = image_tables_of(background, tables)
     _kernels.image_events(
         samples, origin, starts, windows.lines, windows.tau, windows.grids, windows.place, tables.arrays, tables.limits,
         line_priors(background), tables.chi2_limit, own.arrays, transmission, std, known, saturated,
@@ -326,7 +324,7 @@ def reconstruct_windows(
     return saturated
 
 
-def _require_dark_level(background: Background) -> None:
+def require_dark_level(background: Background) -> None:
     """SignalError where nothing tells what no light looks like."""
     if background.dark_level_codes is None:
         raise SignalError(
@@ -335,7 +333,8 @@ def _require_dark_level(background: Background) -> None:
         )
 
 
-def _image_tables(background: Background, tables: LineTables) -> ImageTables:
+def image_tables_of(background: Background, tables: LineTables) -> ImageTables:
+    """Tables for images of a background, those of ``tables`` where it is their own."""
     return tables.image if tables.background is background else image_tables(background)
 
 
@@ -351,9 +350,18 @@ def grid_place(grid: Grid, first_row: float, first_tau: float) -> tuple[float, f
     )
 
 
-def _registered_fits(
+def window_pixels(grid: Grid, rows: tuple[float, float], tau: tuple[float, float]) -> tuple[int, int]:
+    """Rows and columns of a window's image."""
+    return (
+        max(2, int(np.floor((rows[1] - rows[0]) / grid.lines_per_row)) + 1),
+        max(2, int(np.floor((tau[1] - tau[0]) * grid.columns_per_sample)) + 1),
+    )
+
+
+def registered_fits(
     samples: np.ndarray, origin: int, starts: np.ndarray, background: Background, tables: LineTables
 ) -> np.ndarray:
+    """Baseline, pulse energy and delay of lines, fitted on their empty positions; see ``line_fit.line_fits``."""
     return line_fits(
         samples, origin, starts, tables, gain_std=background.gain_std, delay_std=background.delay_std_samples,
         for_image=True,

@@ -1,0 +1,235 @@
+"""Three published reconstructions without a model, to compare with: line interleaving, simple and full interpolation.
+
+They were made for an FPGA and a digitiser locked to the laser, T = p/q samples: q lines then share p·q phases that
+repeat exactly, and every sample has a column of its own on a grid of 1/q sample. Here the clock may run free: q is the
+denominator of the best fraction near the period, and a sample goes to the column nearest to its true place, which is
+its own column where the clock is locked. They know no light: each sample is divided by the empty line where it fell.
+
+Source: R. Shi et al., IEEE Trans. Biomed. Circuits Syst. 13(4), 2019, doi:10.1109/TBCAS.2019.2914946.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from .background import Background
+from .line_fit import LineTables
+from .reconstruct import Grid, TransmissionImage, registered_fits, require_dark_level
+
+# Lines woven into one; with more, the flow within them shows as jagged edges (the source's limit).
+MOST_LINES_WOVEN = 6
+
+
+def lines_woven(period_samples: float) -> int:
+    """Denominator q of the fraction nearest to the line period, up to :data:`MOST_LINES_WOVEN`."""
+    return Fraction(period_samples).limit_denominator(MOST_LINES_WOVEN).denominator
+
+
+def weave_lines(
+    samples: np.ndarray,
+    origin: int,
+    starts: np.ndarray,
+    first_line: int,
+    background: Background,
+    tables: LineTables,
+    grid: Grid,
+    *,
+    rows: tuple[float, float],
+    tau: tuple[float, float],
+    fits: np.ndarray | None = None,
+) -> TransmissionImage:
+    """Line interleaving: the samples of q lines in order of their phase make one row.
+
+    Parameters and result as in :func:`~.reconstruct.reconstruct`, but the pixels are the method's own: q lines by 1/q
+    sample; ``grid`` does not matter. A column that no line met is interpolated in the row.
+    """
+    raw = _place_samples(samples, origin, starts, first_line, background, tables, rows, tau, fits)
+    q = raw.woven
+    lines = raw.value.shape[0] // q * q
+    groups = raw.value[:lines].reshape(-1, q, raw.value.shape[1])
+    seen = np.isfinite(groups)
+    count = seen.sum(axis=1)
+    value = np.where(seen, groups, 0).sum(axis=1) / np.where(count, count, np.nan)
+    spread = (
+        np.where(seen, raw.variance[:lines].reshape(groups.shape), 0).sum(axis=1) / np.where(count, count, np.nan) ** 2
+    )
+    value, spread = _inverse_distance_mean(value, spread, [_neighbours(value, spread, 1, way) for way in (1, -1)])
+    return raw.image(value, spread, raw.first_line + 0.5 * (q - 1), float(q), q)
+
+
+def interpolate_simply(
+    samples: np.ndarray,
+    origin: int,
+    starts: np.ndarray,
+    first_line: int,
+    background: Background,
+    tables: LineTables,
+    grid: Grid,
+    *,
+    rows: tuple[float, float],
+    tau: tuple[float, float],
+    fits: np.ndarray | None = None,
+) -> TransmissionImage:
+    """Simple interpolation: every q-th line, its gaps filled from the nearest samples around.
+
+    Parameters and result as in :func:`~.reconstruct.reconstruct`, but the pixels are the method's own: q lines by 1/q
+    sample; of ``grid`` only the proportion of samples to lines is used. A pixel that its line sampled is kept, others
+    are the mean of the nearest samples above and below in the column and left and right in the row, weighted by their
+    inverse distance.
+    """
+    raw = _place_samples(samples, origin, starts, first_line, background, tables, rows, tau, fits)
+    value, spread = _fill(raw, grid)
+    middle = raw.woven // 2
+    return raw.image(
+        value[middle :: raw.woven], spread[middle :: raw.woven], raw.first_line + middle, float(raw.woven), raw.woven
+    )
+
+
+def interpolate_fully(
+    samples: np.ndarray,
+    origin: int,
+    starts: np.ndarray,
+    first_line: int,
+    background: Background,
+    tables: LineTables,
+    grid: Grid,
+    *,
+    rows: tuple[float, float],
+    tau: tuple[float, float],
+    fits: np.ndarray | None = None,
+) -> TransmissionImage:
+    """Full interpolation: every line, as in :func:`interpolate_simply`, then straight lines between its columns.
+
+    Parameters and result as in :func:`~.reconstruct.reconstruct`, but the pixels are the method's own: one line by 1/q²
+    sample.
+    """
+    raw = _place_samples(samples, origin, starts, first_line, background, tables, rows, tau, fits)
+    value, spread = _fill(raw, grid)
+    q = raw.woven
+    columns = (value.shape[1] - 1) * q + 1
+    place = np.arange(columns) / q
+    left = np.minimum(place.astype(int), max(value.shape[1] - 2, 0))
+    share = place - left
+    right = np.minimum(left + 1, value.shape[1] - 1)
+
+    def between(a: np.ndarray, power: int) -> np.ndarray:
+        # at a column itself the neighbour does not matter, though it be unknown
+        fine: np.ndarray = np.where(share > 0, a[:, right] * share**power, 0) + a[:, left] * (1 - share) ** power
+        return fine
+
+    return raw.image(between(value, 1), between(spread, 2), raw.first_line, 1.0, q * q)
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Samples of lines on the columns nearest to them.
+
+    value, variance : ndarray of shape (N, columns), float64
+        Transmission and its variance; NaN where a line has no sample.
+    woven : int
+        Lines q that share their phases, and columns per sample.
+    first_line, first_tau : float
+    """
+
+    value: np.ndarray
+    variance: np.ndarray
+    woven: int
+    first_line: float
+    first_tau: float
+    saturated: int
+
+    def image(
+        self, value: np.ndarray, variance: np.ndarray, first_line: float, lines_per_row: float, columns_per_sample: int
+    ) -> TransmissionImage:
+        known = np.isfinite(value)
+        return TransmissionImage(
+            transmission=value.astype(np.float32),
+            std=np.where(known, np.sqrt(variance), np.inf).astype(np.float32),
+            known=known,
+            first_line=first_line,
+            lines_per_row=lines_per_row,
+            tau_first_samples=self.first_tau,
+            columns_per_sample=float(columns_per_sample),
+            saturated=self.saturated,
+        )
+
+
+def _place_samples(
+    samples: np.ndarray,
+    origin: int,
+    starts: np.ndarray,
+    first_line: int,
+    background: Background,
+    tables: LineTables,
+    rows: tuple[float, float],
+    tau: tuple[float, float],
+    fits: np.ndarray | None,
+) -> _Placed:
+    require_dark_level(background)
+    if fits is None:
+        fits = registered_fits(samples, origin, starts, background, tables)
+    q = lines_woven(background.period_samples)
+    first = max(0, int(np.ceil(rows[0])) - first_line)
+    own = slice(first, max(first, min(starts.size, int(np.floor(rows[1])) - first_line + 1)))
+    start, fit = (starts + fits[:, 0])[own, None], fits[own]
+    columns = int(np.floor((tau[1] - tau[0]) * q)) + 1
+    index = np.ceil(start + tau[0] - 0.5 / q).astype(np.int64) + np.arange(int(np.ceil(tau[1] - tau[0])) + 1)
+    place = index - start
+    column = np.round((place - tau[0]) * q).astype(np.int64)
+    inside = (column >= 0) & (column < columns) & (index >= origin) & (index < origin + samples.size)
+    code = samples[np.clip(index - origin, 0, samples.size - 1)]
+    low, high = background.code_limits
+    inside &= (code > low) & (code < high) & background.usable(place) & np.isfinite(fit[:, 1, None])
+    converter = index % len(background.interleave_gain)
+    light = (code - np.array(background.interleave_offset_codes)[converter]) / np.array(background.interleave_gain)[
+        converter
+    ]
+    empty = np.where(inside, background.profile.light(place), 1.0)
+    line = np.broadcast_to(np.arange(index.shape[0])[:, None], index.shape)[inside]
+    value, variance = np.full((2, index.shape[0], columns), np.nan)
+    value[line, column[inside]] = ((light - fit[:, 3, None]) / fit[:, 4, None] / empty)[inside]
+    variance[line, column[inside]] = (background.variance(place) / empty**2)[inside]
+    return _Placed(value, variance, q, float(first_line + first), tau[0], int(fits[:, 6].sum()))
+
+
+def _fill(raw: _Placed, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Fill what a line did not sample from the lines above and below and the columns left and right."""
+    column_lines = grid.lines_per_row * grid.columns_per_sample / raw.woven  # a column is as wide as so many lines
+    around = []
+    for axis, pitch in ((0, 1.0), (1, column_lines)):
+        for way in (1, -1):
+            value, variance, distance = _neighbours(raw.value, raw.variance, axis, way)
+            if axis == 0:
+                distance = np.where(distance < raw.woven, distance, np.inf)
+            around.append((value, variance, distance * pitch))
+    return _inverse_distance_mean(raw.value, raw.variance, around)
+
+
+def _neighbours(
+    value: np.ndarray, variance: np.ndarray, axis: int, way: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The nearest known value before each place of an axis (``way`` 1) or after it (-1), its variance and distance."""
+    value, variance = (np.flip(a, axis) if way < 0 else a for a in (value, variance))
+    place = np.arange(value.shape[axis]).reshape((-1, 1) if axis == 0 else (1, -1))
+    index = np.maximum.accumulate(np.where(np.isfinite(value), place, -1), axis=axis)
+    distance = np.where(index >= 0, place - index, np.inf)
+    taken = [np.take_along_axis(a, np.maximum(index, 0), axis) for a in (value, variance)] + [distance]
+    one, two, three = (np.flip(a, axis) if way < 0 else a for a in taken)
+    return one, two, three
+
+
+def _inverse_distance_mean(
+    value: np.ndarray, variance: np.ndarray, around: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Known values as they are, unknown ones from their neighbours; NaN where there is none."""
+    weights = [1 / np.where(np.isfinite(distance) & (distance > 0), distance, np.inf) for _, _, distance in around]
+    total = sum(weights)
+    share = [np.divide(w, total, out=np.zeros_like(w), where=total > 0) for w in weights]
+    mean = sum(np.where(w > 0, w * v, 0) for w, (v, _, _) in zip(share, around, strict=True))
+    spread = sum(np.where(w > 0, w * w * v, 0) for w, (_, v, _) in zip(share, around, strict=True))
+    known = np.isfinite(value)
+    return (
+        np.where(known, value, np.where(total > 0, mean, np.nan)),
+        np.where(known, variance, np.where(total > 0, spread, np.nan)),
+    )
