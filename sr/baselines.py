@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
+from scipy import ndimage
 
 from .background import Background
 from .line_fit import LineTables
-from .reconstruct import Grid, TransmissionImage, registered_fits, require_dark_level
+from .reconstruct import Grid, TransmissionImage, registered_fits, require_dark_level, window_pixels
 
 # Lines woven into one; with more, the flow within them shows as jagged edges (the source's limit).
 MOST_LINES_WOVEN = 6
@@ -39,23 +40,13 @@ def weave_lines(
     tau: tuple[float, float],
     fits: np.ndarray | None = None,
 ) -> TransmissionImage:
-    """Line interleaving: the samples of q lines in order of their phase make one row.
+    """Line interleaving: the samples of q lines in order of their phase make one row of columns of 1/q sample.
 
-    Parameters and result as in :func:`~.reconstruct.reconstruct`, but the pixels are the method's own: q lines by 1/q
-    sample; ``grid`` does not matter. A column that no line met is interpolated in the row.
+    Parameters and result as in :func:`~.reconstruct.reconstruct`; the method's own pixels are interpolated linearly. A
+    column that no line met is interpolated in the row.
     """
     raw = _place_samples(samples, origin, starts, first_line, background, tables, rows, tau, fits)
-    q = raw.woven
-    lines = raw.value.shape[0] // q * q
-    groups = raw.value[:lines].reshape(-1, q, raw.value.shape[1])
-    seen = np.isfinite(groups)
-    count = seen.sum(axis=1)
-    value = np.where(seen, groups, 0).sum(axis=1) / np.where(count, count, np.nan)
-    spread = (
-        np.where(seen, raw.variance[:lines].reshape(groups.shape), 0).sum(axis=1) / np.where(count, count, np.nan) ** 2
-    )
-    value, spread = _inverse_distance_mean(value, spread, [_neighbours(value, spread, 1, way) for way in (1, -1)])
-    return raw.image(value, spread, raw.first_line + 0.5 * (q - 1), float(q), q)
+    return _on_grid(_weave(raw), grid, rows, tau)
 
 
 def interpolate_simply(
@@ -73,17 +64,12 @@ def interpolate_simply(
 ) -> TransmissionImage:
     """Simple interpolation: every q-th line, its gaps filled from the nearest samples around.
 
-    Parameters and result as in :func:`~.reconstruct.reconstruct`, but the pixels are the method's own: q lines by 1/q
-    sample; of ``grid`` only the proportion of samples to lines is used. A pixel that its line sampled is kept, others
-    are the mean of the nearest samples above and below in the column and left and right in the row, weighted by their
-    inverse distance.
+    Parameters and result as in :func:`~.reconstruct.reconstruct`; the method's own pixels, q lines by 1/q sample, are
+    interpolated linearly. A pixel that its line sampled is kept, others are the mean of the nearest samples above and
+    below in the column and left and right in the row, weighted by their inverse distance.
     """
     raw = _place_samples(samples, origin, starts, first_line, background, tables, rows, tau, fits)
-    value, spread = _fill(raw, grid)
-    middle = raw.woven // 2
-    return raw.image(
-        value[middle :: raw.woven], spread[middle :: raw.woven], raw.first_line + middle, float(raw.woven), raw.woven
-    )
+    return _on_grid(_interpolate_simply(raw, grid), grid, rows, tau)
 
 
 def interpolate_fully(
@@ -101,10 +87,36 @@ def interpolate_fully(
 ) -> TransmissionImage:
     """Full interpolation: every line, as in :func:`interpolate_simply`, then straight lines between its columns.
 
-    Parameters and result as in :func:`~.reconstruct.reconstruct`, but the pixels are the method's own: one line by 1/q²
-    sample.
+    Parameters and result as in :func:`~.reconstruct.reconstruct`; the method's own pixels, one line by 1/q² sample, are
+    interpolated linearly.
     """
     raw = _place_samples(samples, origin, starts, first_line, background, tables, rows, tau, fits)
+    return _on_grid(_interpolate_fully(raw, grid), grid, rows, tau)
+
+
+def _weave(raw: "_Placed") -> TransmissionImage:
+    q = raw.woven
+    lines = raw.value.shape[0] // q * q
+    groups = raw.value[:lines].reshape(-1, q, raw.value.shape[1])
+    seen = np.isfinite(groups)
+    count = seen.sum(axis=1)
+    value = np.where(seen, groups, 0).sum(axis=1) / np.where(count, count, np.nan)
+    spread = (
+        np.where(seen, raw.variance[:lines].reshape(groups.shape), 0).sum(axis=1) / np.where(count, count, np.nan) ** 2
+    )
+    value, spread = _inverse_distance_mean(value, spread, [_neighbours(value, spread, 1, way) for way in (1, -1)])
+    return raw.image(value, spread, raw.first_line + 0.5 * (q - 1), float(q), q)
+
+
+def _interpolate_simply(raw: "_Placed", grid: Grid) -> TransmissionImage:
+    value, spread = _fill(raw, grid)
+    middle = raw.woven // 2
+    return raw.image(
+        value[middle :: raw.woven], spread[middle :: raw.woven], raw.first_line + middle, float(raw.woven), raw.woven
+    )
+
+
+def _interpolate_fully(raw: "_Placed", grid: Grid) -> TransmissionImage:
     value, spread = _fill(raw, grid)
     q = raw.woven
     columns = (value.shape[1] - 1) * q + 1
@@ -119,6 +131,31 @@ def interpolate_fully(
         return fine
 
     return raw.image(between(value, 1), between(spread, 2), raw.first_line, 1.0, q * q)
+
+
+def _on_grid(
+    image: TransmissionImage, grid: Grid, rows: tuple[float, float], tau: tuple[float, float]
+) -> TransmissionImage:
+    """The image at the pixels of a grid; unknown where a pixel beside is."""
+    pixels = window_pixels(grid, rows, tau)
+    line = rows[0] + np.arange(pixels[0]) * grid.lines_per_row
+    column = np.arange(pixels[1]) / grid.columns_per_sample * image.columns_per_sample
+    at = np.meshgrid((line - image.first_line) / image.lines_per_row, column, indexing="ij")
+    transmission, std = (
+        ndimage.map_coordinates(values, at, order=1, mode="constant", cval=np.nan)
+        for values in (image.transmission, np.where(image.known, image.std, np.nan))
+    )
+    known = np.isfinite(transmission)
+    return TransmissionImage(
+        transmission=transmission,
+        std=np.where(known, std, np.inf).astype(np.float32),
+        known=known,
+        first_line=rows[0],
+        lines_per_row=grid.lines_per_row,
+        tau_first_samples=tau[0],
+        columns_per_sample=grid.columns_per_sample,
+        saturated=image.saturated,
+    )
 
 
 @dataclass(frozen=True)

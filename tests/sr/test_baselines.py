@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from stretchscope.sr import baselines
 from stretchscope.sr.background import Background
 from stretchscope.sr.baselines import interpolate_fully, interpolate_simply, lines_woven, weave_lines
 from stretchscope.sr.profile import Profile
@@ -37,8 +38,10 @@ def locked() -> tuple:
 
 
 def run(method: object, locked: tuple, *, aspect: float = 9.0):
+    """A method's image in its own pixels."""
     known, fits = locked
-    return method(*known, Grid(1.0, aspect, 1.0, 1.0), rows=(0.0, LINES - 1.0), tau=(0.0, (P - 1) / Q), fits=fits)
+    raw = baselines._place_samples(*known, (0.0, LINES - 1.0), (0.0, (P - 1) / Q), fits)
+    return method(raw, *() if method is baselines._weave else (Grid(1.0, aspect, 1.0, 1.0),))
 
 
 def test_lines_woven() -> None:
@@ -50,7 +53,7 @@ def test_lines_woven() -> None:
 
 def test_weaving_is_the_published_permutation(locked: tuple) -> None:
     """Sample K = m·p + r goes to row m, column (r·q) mod p."""
-    image = run(weave_lines, locked)
+    image = run(baselines._weave, locked)
     assert image.transmission.shape == (LINES // Q, P)
     assert image.columns_per_sample == Q
     assert image.lines_per_row == Q
@@ -73,7 +76,7 @@ def grid_of_lines(locked: tuple) -> np.ndarray:
 
 def test_simple_interpolation_has_the_published_weights(locked: tuple) -> None:
     """With a sample as wide as nine lines, 1, 6, 2 and 3 lines away: 6/12, 1/12, 3/12 and 2/12."""
-    image = run(interpolate_simply, locked)
+    image = run(baselines._interpolate_simply, locked)
     lines = grid_of_lines(locked)
     assert image.transmission.shape == (LINES // Q, P)
     assert image.first_line == 1
@@ -100,7 +103,7 @@ def test_simple_interpolation_has_the_published_weights(locked: tuple) -> None:
 
 
 def test_full_interpolation_runs_straight_between_the_columns(locked: tuple) -> None:
-    image, simple = run(interpolate_fully, locked), run(interpolate_simply, locked)
+    image, simple = run(baselines._interpolate_fully, locked), run(baselines._interpolate_simply, locked)
     assert image.columns_per_sample == Q * Q
     assert image.lines_per_row == 1
     assert image.transmission.shape == (LINES, (P - 1) * Q + 1)
@@ -120,5 +123,6 @@ def test_unusable_is_unknown(locked: tuple, method: object) -> None:
         samples, 0, known[2], 0, background, None, Grid(1.0, 9.0, 1.0, 1.0), rows=(0.0, LINES - 1.0),
         tau=(0.0, (P - 1) / Q), fits=fits,
     )  # fmt: skip
+    assert image.transmission.shape == (3, 16)
     assert np.nanmax(image.transmission) < 0.999
     assert np.isinf(image.std[~image.known]).all()
