@@ -154,7 +154,7 @@ def stage_times(bench: Bench) -> dict[str, float]:
 
     setup, calibration, source = bench.calibration.setup, bench.calibration, bench.source(paced=False)
     clock = TrackingClock(setup.empty_line)
-    cutter = PieceCutter(partial(margin_lines, calibration.grid), setup.geometry.um_per_line)
+    cutter = PieceCutter(partial(margin_lines, setup, calibration.grid), setup.geometry.um_per_line)
     metadata = stream_metadata(source, calibration)
     columns = columns_of(calibrated=setup.geometry.calibrated, position_um=setup.geometry.um_per_sample is not None)
     picture = partial(

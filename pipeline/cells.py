@@ -13,6 +13,7 @@ from ..acquisition import Capture, Segment, open_capture
 from ..sr import _kernels
 from ..sr.detect import BESIDE_FLAGGED_ROWS, ROW_LINES, Event, rows_to_look_at, significance_map
 from ..sr.line_clock import SegmentClock
+from ..sr.methods import reach_lines
 from ..sr.reconstruct import Grid, TransmissionImage, kernel_scores
 from .measure import Cell, Lines, Setup, cells_of_event, image_and_mask, image_of, window_lines
 from .settings import Settings
@@ -96,7 +97,11 @@ def measure_events(
     with _open(job) as capture:
         return [
             cells_of_event(
-                job.setup, grid, _lines(capture, segment, clock, *window_lines(grid, event)), event, sample_shift=shift
+                job.setup,
+                grid,
+                _lines(capture, segment, clock, *window_lines(job.setup, grid, event)),
+                event,
+                sample_shift=shift,
             )
             for event in events
         ]
@@ -108,7 +113,9 @@ def widths_at_half_level(
     """Width [samples] and length [lines] of the objects in events; None where an object is cut or partly unknown."""
     with _open(job) as capture:
         seen = [
-            image_and_mask(job.setup, grid, _lines(capture, segment, clock, *window_lines(grid, event)), event)
+            image_and_mask(
+                job.setup, grid, _lines(capture, segment, clock, *window_lines(job.setup, grid, event)), event
+            )
             for event in events
         ]
     sizes: list[tuple[float, float] | None] = []
@@ -132,7 +139,7 @@ def image_lines(
     job: Job, grid: Grid, segment: Segment, clock: SegmentClock, rows: tuple[float, float], tau: tuple[float, float]
 ) -> TransmissionImage:
     """Transmission image of a window of lines and positions."""
-    beyond = int(np.ceil(3 * grid.sigma_lines)) + 2
+    beyond = reach_lines(job.setup.method, grid) + 1
     with _open(job) as capture:
         lines = _lines(capture, segment, clock, int(rows[0]) - beyond, int(rows[1]) + beyond + 1)
     return image_of(job.setup, grid, lines, rows, tau)

@@ -242,7 +242,7 @@ class LivePipeline:
         self.recalibrations = 0
         self.wall_s = 0.0
         setup = calibration.setup
-        self._cutter = PieceCutter(partial(margin_lines, calibration.grid), setup.geometry.um_per_line)
+        self._cutter = PieceCutter(partial(margin_lines, setup, calibration.grid), setup.geometry.um_per_line)
         self._stop = threading.Event()
         self._ended = self._source_stopped = False  # no block will come any more
         self.paced = bool(getattr(source, "paced", True))

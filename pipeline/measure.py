@@ -15,7 +15,8 @@ from ..classify import feature_columns, measure_images, segment_images
 from ..sr._kernels import CONVERTERS
 from ..sr.detect import ROW_LINES, Event, Events
 from ..sr.empty_line import EmptyLine
-from ..sr.reconstruct import Grid, TransmissionImage, Windows, reconstruct, reconstruct_windows
+from ..sr.methods import METHODS, reach_lines, reconstruct_one_by_one
+from ..sr.reconstruct import Grid, TransmissionImage, Windows, reconstruct_windows
 from ._crop_kernels import draw_seeds, mark_repeated, measure_extents
 from .settings import Settings
 from .survey import Geometry
@@ -38,6 +39,11 @@ class Setup:
     geometry: Geometry
     sample_rate_hz: float
     settings: Settings
+
+    @property
+    def method(self) -> str:
+        """How images are made, a name in ``sr.methods.METHODS``."""
+        return self.settings.image.method
 
     def pixel_um(self, grid: Grid) -> float | None:
         """Side of a pixel [µm], where the size of samples and lines is known."""
@@ -175,7 +181,7 @@ def measure_events(
     windows, seen, pictures = _windows(setup, grid, lines, events), [], []
     kernel_lines, steps = lines.for_kernels(), _seed_steps(grid, events, windows)
     for part in _parts(windows):
-        images, saturated = _images(setup, kernel_lines, events.some(part), windows.some(part), steps[part])
+        images, saturated = _images(setup, grid, kernel_lines, events.some(part), windows.some(part), steps[part])
         values = measure_images(
             images.place, images.cells, images.labels, images.transmission, images.known, pixel_um=pixel_um
         )
@@ -234,19 +240,14 @@ def _margins(grid: Grid, event_lines: np.ndarray) -> np.ndarray:
     return np.maximum(max(2 * ROW_LINES, int(4 * grid.sigma_lines)), event_lines // 6)
 
 
-def _reach(grid: Grid) -> int:
-    """Lines beyond an image's rows that its kernel reaches."""
-    return int(np.ceil(3 * grid.sigma_lines)) + 1
-
-
-def margin_lines(grid: Grid, longest_event_lines: int = 0) -> int:
+def margin_lines(setup: Setup, grid: Grid, longest_event_lines: int = 0) -> int:
     """Lines on either side of an event of up to so many lines that its image is made of."""
-    return int(_margins(grid, np.array(longest_event_lines))) + _reach(grid)
+    return int(_margins(grid, np.array(longest_event_lines))) + reach_lines(setup.method, grid)
 
 
-def window_lines(grid: Grid, event: Event) -> tuple[int, int]:
+def window_lines(setup: Setup, grid: Grid, event: Event) -> tuple[int, int]:
     """First line and last + 1 of those that an event's image is made of."""
-    beyond = margin_lines(grid, event.line_last - event.line_first + 1)
+    beyond = margin_lines(setup, grid, event.line_last - event.line_first + 1)
     return event.line_first - beyond, event.line_last + beyond + 1
 
 
@@ -257,12 +258,12 @@ def image_of(
     rows: tuple[float, float],
     tau: tuple[float, float],
 ) -> TransmissionImage:
-    """Transmission image of a window of lines and positions [samples]; see ``sr.reconstruct.reconstruct``."""
-    reach = _reach(grid)
+    """Transmission image of a window of lines and positions [samples], by the method of the settings."""
+    reach = reach_lines(setup.method, grid)
     used = lines.part(int(np.floor(rows[0])) - reach, int(np.ceil(rows[1])) + reach + 1)
     empty = setup.empty_line
     samples, origin, starts = used.for_kernels()
-    return reconstruct(
+    return METHODS[setup.method](
         samples, origin, starts, used.first_line, empty.background, empty.tables, grid, rows=rows, tau=tau
     )  # fmt: skip
 
@@ -271,7 +272,7 @@ def image_and_mask(setup: Setup, grid: Grid, lines: Lines, event: Event) -> tupl
     """Which pixels of an event's image belong to its cells, and which are known; bool (rows, columns)."""
     one = Events.of(event)
     windows = _windows(setup, grid, lines, one)
-    images, _ = _images(setup, lines.for_kernels(), one, windows, _seed_steps(grid, one, windows))
+    images, _ = _images(setup, grid, lines.for_kernels(), one, windows, _seed_steps(grid, one, windows))
     shape = tuple(images.place[0, 1:])
     return images.labels.reshape(shape) > 0, images.known.reshape(shape).copy()
 
@@ -292,7 +293,7 @@ def _windows(setup: Setup, grid: Grid, lines: Lines, events: Events) -> Windows:
     tau = np.stack(
         [np.maximum(0.0, events.tau_first_samples - beside), np.minimum(lit, events.tau_last_samples + beside)], axis=1
     )
-    reach = _reach(grid)
+    reach = reach_lines(setup.method, grid)
     used = np.stack(
         [np.maximum(rows[:, 0] - reach, lines.first_line), np.minimum(rows[:, 1] + reach + 1, lines.stop_line)], axis=1
     )
@@ -310,12 +311,21 @@ def _seed_steps(grid: Grid, events: Events, windows: Windows) -> np.ndarray:
 
 
 def _images(
-    setup: Setup, lines: tuple[np.ndarray, int, np.ndarray], events: Events, windows: Windows, steps: np.ndarray
+    setup: Setup,
+    grid: Grid,
+    lines: tuple[np.ndarray, int, np.ndarray],
+    events: Events,
+    windows: Windows,
+    steps: np.ndarray,
 ) -> tuple[Images, np.ndarray]:
     """Images of events with the cells in them, and the samples on a rail in each."""
     empty, settings = setup.empty_line, setup.settings.cells
     transmission, std, known, seeds, masks, labels = _room(windows.pixels)
-    saturated = reconstruct_windows(*lines, empty.background, empty.tables, windows, transmission, std, known)
+    known_lines = *lines, empty.background, empty.tables, windows
+    if setup.method == "gridding":
+        saturated = reconstruct_windows(*known_lines, transmission, std, known)
+    else:
+        saturated = reconstruct_one_by_one(METHODS[setup.method], grid, *known_lines, transmission, std, known)
     draw_seeds(events.labels, events.boxes, events.groups, steps, windows.place, seeds)
     cells = segment_images(
         windows.place, transmission, known, std, seeds, masks, labels, floor=settings.min_deviation,

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from ..sr.methods import METHODS
+
 
 class SettingsError(ValueError):
     """A setting that is unknown, of the wrong type or out of range; the message says which and what is allowed."""
@@ -43,12 +45,15 @@ class ImageSettings:
 
     Attributes
     ----------
+    method : str
+        How samples become pixels, a name in ``sr.methods.METHODS``.
     oversampling : int, optional
         Pixels per sample along the line; chosen from the capture when not given.
     crop_px : int, optional
         Side of the square crops in the .rtdc file [pixels]; by default it holds the first cells with some room.
     """
 
+    method: str = "gridding"
     oversampling: int | None = None
     crop_px: int | None = None
 
@@ -89,6 +94,7 @@ class Settings:
         return asdict(self)
 
 
+_CHOICES = {"method": tuple(METHODS)}
 _RANGES = {
     "sample_rate_hz": (1e3, 1e12),
     "flow_speed_m_per_s": (1e-6, 1e3),
@@ -142,6 +148,11 @@ def _table(type_: type, values: dict[str, Any], where: str) -> Any:
     for name, value in values.items():
         _known(name, list(hints), f"{where}: key '{name}'")
         if value is None:
+            continue
+        if name in _CHOICES:
+            if value not in _CHOICES[name]:
+                raise SettingsError(f"{where}: {name} must be one of {', '.join(_CHOICES[name])}, got {value!r}")
+            checked[name] = value
             continue
         whole = int in (hints[name], *getattr(hints[name], "__args__", ()))
         low, high = _RANGES[name]

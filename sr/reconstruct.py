@@ -368,6 +368,22 @@ def registered_fits(
     )  # fmt: skip
 
 
+def window_fits(
+    samples: np.ndarray,
+    origin: int,
+    starts: np.ndarray,
+    background: Background,
+    tables: LineTables,
+    tau: tuple[float, float],
+) -> np.ndarray:
+    """The same for a window around an object: lines are fitted in one step beside it, where that explains them."""
+    fits = np.empty((starts.size, 9))
+    _kernels.register_lines(
+        samples, origin, starts, tables.arrays, tables.limits, line_priors(background), tables.chi2_limit, tau, fits
+    )
+    return fits
+
+
 def _converters(background: Background) -> tuple[np.ndarray, np.ndarray, int, int]:
     offset = np.array(background.interleave_offset_codes)
     return (1 / np.array(background.interleave_gain), offset, *background.code_limits)

@@ -27,7 +27,7 @@ from .reconstruct import (
 # Smoothness of the image, in kernels of the grid: details this long are damped to half.
 SMOOTH_LENGTH = 1.0
 # Pixels solved for beyond the window, in smooth lengths: what lies beyond it is not felt within.
-_MARGIN = 4.0
+MARGIN = 4.0
 # The residual of the normal equations, as the preconditioner measures it, falls to this share.
 TOLERANCE = 1e-3
 MOST_STEPS = 60
@@ -173,7 +173,7 @@ def lay_window(grid: Grid, rows: tuple[float, float], tau: tuple[float, float]) 
     if grid.columns_per_sample != int(grid.columns_per_sample):
         raise ValueError(f"columns_per_sample must be a whole number, got {grid.columns_per_sample}")
     pixels = window_pixels(grid, rows, tau)
-    margin = tuple(math.ceil(_MARGIN * length) + 1 for length in smooth_lengths(grid))
+    margin = tuple(math.ceil(MARGIN * length) + 1 for length in smooth_lengths(grid))
     return Window(grid, pixels, (margin[0], margin[1]), rows[0], tau[0])
 
 

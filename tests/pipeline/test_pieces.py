@@ -52,7 +52,9 @@ class TrueClock:
 
 def pieces_of(clock: object, calibration: Calibration, samples: np.ndarray, borders: list[int]) -> Iterator[Piece]:
     """The pieces of samples that come in blocks with these borders, each to be measured before the next is taken."""
-    cutter = PieceCutter(partial(margin_lines, calibration.grid), calibration.setup.geometry.um_per_line)
+    cutter = PieceCutter(
+        partial(margin_lines, calibration.setup, calibration.grid), calibration.setup.geometry.um_per_line
+    )
     for first, stop in zip([0, *borders], [*borders, samples.size], strict=True):
         block = samples[first:stop].copy()
         locked = clock.follow(block, first)
