@@ -32,7 +32,7 @@ PERIOD_SAMPLES = 431.0
 
 def time_stages(path: Path) -> dict[str, float]:
     """Samples (or cells) per second of each stage, on one thread."""
-    settings = Settings()
+    settings = Settings().with_method("regularised")
     with open_capture(path) as capture:
         read = capture.samples / seconds(lambda: [None for _ in capture.blocks(1 << 23)])
         survey = survey_capture(capture, settings.capture)

@@ -73,7 +73,7 @@ def process_capture(
         If the results exist or cannot be written.
     """
     path, folder = Path(path), Path(folder)
-    settings, execution = settings or Settings(), execution or Execution()
+    settings, execution = (settings or Settings()).with_method("regularised"), execution or Execution()
     started = time.perf_counter()
     with open_capture(path, sample_rate_hz=settings.capture.sample_rate_hz) as capture:
         recipe = _recipe(capture, settings)

@@ -62,7 +62,7 @@ def calibrate_on_capture(path: Path, settings: Settings, execution: Execution | 
     CaptureError
         If it holds no usable line-scan signal, or no dark level can be told.
     """
-    execution = execution or Execution()
+    settings, execution = settings.with_method("gridding"), execution or Execution()
     with open_capture(path, sample_rate_hz=settings.capture.sample_rate_hz) as capture:
         survey = survey_capture(capture, settings.capture)
     require_dark_level(survey, path)

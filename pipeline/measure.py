@@ -43,7 +43,9 @@ class Setup:
     @property
     def method(self) -> str:
         """How images are made, a name in ``sr.methods.METHODS``."""
-        return self.settings.image.method
+        method = self.settings.image.method
+        assert method is not None  # each command has chosen its own
+        return method
 
     def pixel_um(self, grid: Grid) -> float | None:
         """Side of a pixel [µm], where the size of samples and lines is known."""

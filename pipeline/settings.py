@@ -45,15 +45,16 @@ class ImageSettings:
 
     Attributes
     ----------
-    method : str
-        How samples become pixels, a name in ``sr.methods.METHODS``.
+    method : str, optional
+        How samples become pixels, a name in ``sr.methods.METHODS``. By default "regularised", the sharpest, where a
+        capture is processed, and "gridding", the fastest, in a live stream.
     oversampling : int, optional
         Pixels per sample along the line; chosen from the capture when not given.
     crop_px : int, optional
         Side of the square crops in the .rtdc file [pixels]; by default it holds the first cells with some room.
     """
 
-    method: str = "gridding"
+    method: str | None = None
     oversampling: int | None = None
     crop_px: int | None = None
 
@@ -89,6 +90,10 @@ class Settings:
         """The same settings with the given capture values that are not None."""
         given = {name: value for name, value in values.items() if value is not None}
         return replace(self, capture=_table(CaptureSettings, asdict(self.capture) | given, "[capture]"))
+
+    def with_method(self, usual: str) -> "Settings":
+        """The same settings with a method for images, ``usual`` where none is given."""
+        return replace(self, image=replace(self.image, method=self.image.method or usual))
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         return asdict(self)

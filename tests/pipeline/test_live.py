@@ -680,7 +680,7 @@ def test_source_that_does_not_start(loop: SimulatedLoop, calibration: Calibratio
 def both_ways(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[pa.Table, pa.Table, Calibration]:
     """Tables of the same capture's cells, processed and streamed, and the calibration that both make."""
     folder = tmp_path_factory.mktemp("both")
-    process_capture(simulated, folder, Settings(), execution=Execution(workers=1))
+    process_capture(simulated, folder, Settings().with_method("gridding"), execution=Execution(workers=1))
     calibration = calibrate_on_capture(simulated, Settings())
     with open_capture(simulated) as capture:
         source = ReplaySource(capture, paced=False, block_samples=200_000)

@@ -97,7 +97,7 @@ def test_image_is_fine_and_clean(oil_emulsion: Path, results: Path) -> None:
     )
     assert grid.columns_per_sample >= 6
     assert grid.lines_per_row <= 27
-    settings = Settings()
+    settings = Settings().with_method("regularised")
     with open_capture(oil_emulsion) as capture:
         survey = survey_capture(capture, settings.capture)
     job = Job(oil_emulsion, survey, settings)
