@@ -1,11 +1,21 @@
-"""The lattice of samples and lines against number theory."""
+"""The lattice of samples and lines against number theory, and against what simulated captures show."""
 
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from stretchscope.sr.sampling import local_phase_coverage, phase_coverage
+from stretchscope.sr.quality import effective_resolution_um
+from stretchscope.sr.reconstruct import Grid, reconstruct
+from stretchscope.sr.sampling import (
+    WIDEST_GAP,
+    Lattice,
+    convergents,
+    evenness,
+    local_phase_coverage,
+    nearest_even_period,
+    phase_coverage,
+)
 
 
 @pytest.mark.parametrize("ratio", [Fraction(1024, 3), Fraction(551, 2), Fraction(3014, 7), Fraction(430)])
@@ -71,3 +81,83 @@ def test_local_coverage_leaves_out_what_is_unknown() -> None:
             assert coverage.largest_gap_samples[i, j] == pytest.approx(gap)
     assert (coverage.samples[:2, np.abs(tau - 31.5) < 0.9] == 0).all()
     assert (coverage.samples[2] == 0).all()
+
+
+def test_convergents_are_the_best_fractions() -> None:
+    found = convergents(275.519503, 100)
+    assert [(c.numerator, c.denominator) for c in found] == [(275, 1), (276, 1), (551, 2), (6888, 25), (21215, 77)]
+    for c in found:
+        assert c.slip_samples == pytest.approx(c.denominator * 275.519503 - c.numerator, abs=1e-9)
+        nearest = [abs(q * 275.519503 - round(q * 275.519503)) for q in range(1, c.denominator)]
+        assert all(abs(c.slip_samples) < other + 1e-9 for other in nearest)
+    locked = convergents(1024 / 3, 1000)[-1]
+    assert (locked.numerator, locked.denominator) == (1024, 3)
+    assert locked.slip_samples == pytest.approx(0, abs=1e-9)
+    assert [c.denominator for c in convergents(430.0, 1000)] == [1]
+
+
+def test_lines_needed_are_the_fewest() -> None:
+    lattice = Lattice(275.519503, 0.9, 0.02)
+    for factor in (2, 4, 16, 20):
+        lines = lattice.lines_for(factor, 100)
+        assert lines is not None
+        assert lattice.coverage(lines).factor >= factor > lattice.coverage(lines - 1).factor
+    assert lattice.lines_for(90, 100) is None
+    assert Lattice(1024 / 3, 0.9, 0.02).lines_for(4, 1000) is None  # three phases, however many lines
+    assert Lattice(1024 / 3, 0.9, 0.02).lines_for(3, 1000) == 3
+
+
+def test_golden_clock_is_even_and_suggestions_are() -> None:
+    golden = [evenness(430 + (5**0.5 - 1) / 2, n) for n in range(2, 150)]
+    assert 0.62 < min(golden) < max(golden) < 0.79
+    for period in (430.0, 430.515, 430.0345, 430.3334, 275.519503):
+        for lines in (2, 4, 7, 20):
+            better = nearest_even_period(period, lines)
+            assert abs(better - period) <= 0.5
+            assert evenness(better, lines) > 0.6
+    assert nearest_even_period(430.6, 3) == pytest.approx(430.6)  # good as it is
+    assert evenness(430.515, 4) < 0.5 < evenness(430.515, 2)
+
+
+@pytest.mark.parametrize(("rate", "pulse", "period", "lines"), [(2e9, 24e-9, 172.206, 5), (5e9, 12e-9, 430.515, 7)])
+def test_expected_resolution_is_what_a_capture_gives(
+    lab: object, rate: float, pulse: float, period: float, lines: int
+) -> None:
+    """Phases of the measured clock, and the blur between scene and image on both axes, within 3 %."""
+    pitch_um = 0.05
+    optics = {"flow_speed_m_per_s": pitch_um * 1e-6 * rate / period}
+    instrument = lab.instrument(
+        rate=rate, period=period / rate, pulse=pulse, optics=optics, clock={"frequency_offset": 0.0}, bandwidth_hz=4e9
+    )
+    simulated = lab.simulate(instrument, 4000, cells=6, seed=3, diameter_um=(10.0, 16.0))
+    found = lab.process(simulated.samples, code_limits=(-128, 127))
+    lattice = Lattice.of_instrument(
+        sample_rate_hz=rate,
+        line_rate_hz=rate / period,
+        field_of_view_um=48.0,
+        pulse_duration_s=pulse,
+        bandwidth_hz=4e9,
+        **optics,
+    )
+    gap = lattice.coverage(lines).largest_gap_samples
+    assert phase_coverage(found.starts[50 : 50 + lines]).largest_gap_samples == pytest.approx(gap, abs=1e-4)
+    grid = Grid(lattice.um_per_sample / 0.1, 2.0, gap / WIDEST_GAP, lines / 2)  # pixels of 0.1 µm
+    offset, seen = found.starts[0] - simulated.starts[0], []
+    for cell in simulated.objects():
+        rows = float(int(cell["y_first_um"] / pitch_um) - 40), float(int(cell["y_last_um"] / pitch_um) + 40)
+        tau = [
+            cell[f"x_{end}_um"] / lattice.um_per_sample - offset + room for end, room in (("first", -5), ("last", 5))
+        ]
+        first = int(rows[0]) - 40
+        if first < 0:
+            continue
+        image = reconstruct(
+            simulated.samples, 0, found.starts[first : int(rows[1]) + 40], first, found.background, found.tables, grid,
+            rows=rows, tau=(tau[0], tau[1]),
+        )  # fmt: skip
+        line = image.first_line + np.arange(image.transmission.shape[0]) * image.lines_per_row
+        x = image.tau_first_samples + np.arange(image.transmission.shape[1]) / image.columns_per_sample + offset
+        truth = simulated.scene.transmission(x[None, :] * lattice.um_per_sample, line[:, None] * pitch_um)
+        blur = effective_resolution_um(image.transmission, truth, pixel_um=0.1)
+        seen.append((blur.fast_um, blur.slow_um))
+    assert np.median(seen, axis=0) == pytest.approx(lattice.resolution_um(lines), rel=0.03)
