@@ -345,6 +345,36 @@ def calibrate(
 
 
 @app.command()
+def plan(
+    rate: Annotated[float, typer.Option(metavar="HZ", help="Sample rate of the digitiser.")] = 5e9,
+    line_rate: Annotated[float, typer.Option(metavar="HZ", help="Lines, hence laser pulses, per second.")] = 11.6e6,
+    flow_speed: Annotated[float, typer.Option(metavar="M_PER_S", help="Flow speed.")] = 2.0,
+    field_of_view: Annotated[float, typer.Option(metavar="UM", help="Length of the imaged line.")] = 48.0,
+    pulse_duration: Annotated[
+        float | None,
+        typer.Option(metavar="S", help="Length of the stretched pulse; default: 45 ns, or the line's period."),
+    ] = None,
+    bandwidth: Annotated[
+        float | None, typer.Option(metavar="HZ", help="-3 dB bandwidth of detector and digitiser.")
+    ] = None,
+    optical_resolution: Annotated[
+        float | None, typer.Option(metavar="UM", help="Resolution of the optics, full width at half maximum.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a sample rate and a line rate let one see: phases, lines needed, resolution on both axes."""
+    from .plan import as_text, plan_run
+
+    planned = plan_run(
+        sample_rate_hz=rate, line_rate_hz=line_rate, flow_speed_m_per_s=flow_speed, field_of_view_um=field_of_view,
+        pulse_duration_s=pulse_duration, bandwidth_hz=bandwidth, optical_resolution_um=optical_resolution,
+    )  # fmt: skip
+    for warning in planned["warnings"]:
+        _say(f"warning: {warning}")
+    typer.echo(json.dumps(planned, allow_nan=False) if as_json else "\n".join(as_text(planned)))
+
+
+@app.command()
 def stream(
     rate: Annotated[float, typer.Option(metavar="HZ", help="Sample rate; of a file, the pace of its replay.")] = 5e9,
     duration: Annotated[

@@ -12,6 +12,7 @@ from . import _kernels
 from .background import Background
 from .errors import SignalError
 from .line_fit import ImageTables, LineTables, image_tables, line_fits, line_priors
+from .sampling import WIDEST_GAP, phase_coverage
 
 # The kernel is cut at this many standard deviations.
 _REACH = 3.0
@@ -23,8 +24,6 @@ KERNEL_LINES = np.array([0.5, 0.75, 1.1, 1.7, 2.5, 3.7, 5.5, 8.0, 12.0, 18.0])
 DEFAULT_KERNEL = (0.22, 3.7)
 # Among kernels that predict within this factor of the best, the largest is taken: the least noise.
 NEARLY_BEST = 1.15
-# Phases further apart than this many standard deviations of the kernel show as a comb along edges.
-WIDEST_GAP = 2.3
 MOST_COLUMNS_PER_SAMPLE = 32
 # A window is judged on about this many of its samples, from this many of its lines.
 _TARGETS, _TARGET_LINES = 600, 64
@@ -129,7 +128,8 @@ def best_kernel(scores: list[np.ndarray], period_samples: float) -> tuple[float,
         best, the largest; :data:`DEFAULT_KERNEL` where there is none.
     """
     usable = [s / s.min() for s in scores if np.all(np.isfinite(s)) and s.min() > 0]
-    gaps = np.array([_largest_phase_gap(period_samples, int(np.ceil(2 * n))) for n in KERNEL_LINES])
+    counts = [int(np.ceil(2 * n)) for n in KERNEL_LINES]
+    gaps = np.array([phase_coverage(period_samples * np.arange(n)).largest_gap_samples for n in counts])
     even = gaps <= WIDEST_GAP * KERNEL_SAMPLES[:, None]
     if not usable or not even.any():
         return DEFAULT_KERNEL
@@ -137,12 +137,6 @@ def best_kernel(scores: list[np.ndarray], period_samples: float) -> tuple[float,
     area = np.where(mean <= NEARLY_BEST * mean.min(), KERNEL_SAMPLES[:, None] * KERNEL_LINES, 0.0)
     a, b = np.unravel_index(int(np.argmax(area)), area.shape)
     return float(KERNEL_SAMPLES[a]), float(KERNEL_LINES[b])
-
-
-def _largest_phase_gap(period_samples: float, lines: int) -> float:
-    """Largest gap between the sub-sample phases of successive lines [samples]."""
-    phase = np.sort(np.arange(lines) * period_samples % 1.0)
-    return float(np.diff(np.append(phase, phase[0] + 1)).max())
 
 
 @dataclass(frozen=True)

@@ -300,3 +300,19 @@ def test_simulating_more_than_the_disk_holds(run: Run, tmp_path: Path) -> None:
     status, _, err = run("simulate", "-o", tmp_path / "c.h5", "--lines", 10**15)
     assert (status, "GB are free there" in err) == (2, True)
     assert not list(tmp_path.iterdir())
+
+
+def test_plan(run: Run) -> None:
+    status, out, err = run("plan", "--rate", 5e9, "--line-rate", 11.6e6, "--flow-speed", 2, "--field-of-view", 48)
+    assert (status, err) == (0, "")
+    assert "line period            431.0345 samples" in out
+    status, out, err = run(
+        "plan", "--line-rate", 5e9 / 430.002, "--flow-speed", 0.3, "--pulse-duration", 12e-9, "--json"
+    )
+    assert status == 0
+    assert json.loads(out)["suggestion"]["sample_rate_hz"] > 5e9
+    assert err.startswith("warning: the line period of 430.002 samples is within 0.002 of 430:")
+    assert err.count("\n") == 1
+    status, out, err = run("plan", "--rate", 1)
+    assert (status, out) == (2, "")
+    assert err == "error: --rate must lie between 1e+06 and 1e+12 samples per second, got 1\n"

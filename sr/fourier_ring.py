@@ -1,0 +1,215 @@
+"""What two images of one thing agree on: Fourier ring correlation, over all directions and along each axis."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage, optimize
+
+PixelSize = float | tuple[float, float] | None
+
+#: Rings that correlate less than this hold no detail that the images share.
+ONE_SEVENTH = 1 / 7
+# Share of an image's side over which it is faded out at each end, and pixels over which next to unknown ones.
+_EDGE_SHARE, _EDGE_PX = 0.25, 4
+# Half the angle of the sector that belongs to an axis [rad], in cycles per pixel.
+_SECTOR = np.pi / 8
+# Coefficients further apart than this do not correlate by the weight.
+_LAGS = 4
+# An image must leave this many pixels after fading out, or there is nothing to correlate.
+_LEAST_PIXELS = 64
+
+
+@dataclass(frozen=True)
+class CorrelationCurve:
+    """Correlation of two images over spatial frequency.
+
+    frequency : ndarray of shape (R,), float64
+        Mean frequency of each ring [cycles/µm, or per pixel].
+    correlation : ndarray of shape (R,), float64
+        Within -1 … 1.
+    independent : ndarray of shape (R,), float64
+        Independent values in each ring: unrelated white images correlate by 1/√independent (standard deviation).
+    resolution, resolution_half_bit : float
+        Period [µm, or pixels] at which the curve falls below 1/7 and below the half-bit threshold; inf where it lies
+        below from the beginning. Where it never falls below, the period of the last ring: no finer one could be seen.
+    """
+
+    frequency: NDArray[np.float64]
+    correlation: NDArray[np.float64]
+    independent: NDArray[np.float64]
+    resolution: float
+    resolution_half_bit: float
+
+
+@dataclass(frozen=True)
+class FourierRingCorrelation:
+    """Correlation curves of two images: over all directions, and near each axis."""
+
+    rings: CorrelationCurve
+    slow: CorrelationCurve
+    fast: CorrelationCurve
+
+
+def fourier_ring_correlation(
+    a: ArrayLike, b: ArrayLike, *, pixel_um: PixelSize = None, weight: ArrayLike | None = None
+) -> FourierRingCorrelation:
+    """Correlation of two images of one thing, ring by ring in spatial frequency.
+
+    Parameters
+    ----------
+    a, b : array_like of shape (rows, columns)
+        Images with independent noise, such as those of the even and of the odd lines; NaN where unknown.
+    pixel_um : float or (float, float), optional
+        Size of a pixel, (slow, fast) where it is not square.
+    weight : array_like of shape (rows, columns), optional
+        Trust in each pixel, 0 … 1. By default the images fade out towards their sides and next to unknown pixels.
+
+    Returns
+    -------
+    result : FourierRingCorrelation
+        ``rings`` up to the lower one of the axes' Nyquist frequencies; ``slow`` and ``fast`` up to each axis's own,
+        from the coefficients within 22.5° of the axis, all measured in cycles per pixel of that axis.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or too few pixels are known in both.
+
+    Notes
+    -----
+    FRC(f) = Re Σ A·B* / √(Σ|A|²·Σ|B|²) over the Fourier coefficients of a ring. For one signal with independent noise
+    in each image its mean is SNR/(1 + SNR), with the SNR of one image. Resolution where it meets 1/7, as for images
+    (Nieuwenhuizen et al., Nat. Methods 10, 557 (2013), doi:10.1038/nmeth.2448; Banterle et al., J. Struct. Biol. 183,
+    363 (2013), doi:10.1016/j.jsb.2013.05.004), and where it meets the half-bit threshold (0.2071 + 1.9102/√n) /
+    (1.2071 + 0.9102/√n) with n the independent values in the ring (van Heel and Schatz, J. Struct. Biol. 151, 250
+    (2005), doi:10.1016/j.jsb.2005.05.009). Both are meant for images of half the data each and for the curve as it
+    is; :func:`of_all_data` turns it into what two images of all data would give. n counts real values, and fewer than
+    there are coefficients where the weight correlates them. A threshold is met where the falling curve that is nearest
+    to the rings (isotonic regression, weighted by n) meets it: the first ring below by chance would come too early.
+    """
+    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if first.ndim != 2 or first.shape != second.shape or min(first.shape) < 8:
+        raise ValueError(
+            f"two images of one shape, at least 8 by 8 pixels, are compared; got {first.shape} and {second.shape}"
+        )
+    known = np.isfinite(first) & np.isfinite(second)
+    trust = _fading(known) if weight is None else np.where(known, np.clip(np.asarray(weight, dtype=float), 0, 1), 0.0)
+    if not trust.sum() >= _LEAST_PIXELS:
+        raise ValueError(
+            f"{int(known.sum())} of {known.size} pixels are known in both images, {trust.sum():.0f} after fading out; "
+            f"at least {_LEAST_PIXELS} are needed: take a larger window"
+        )
+    spectra = [_spectrum(image, trust) for image in (first, second)]
+    cross, power_a, power_b = (
+        np.real(spectra[0] * np.conj(spectra[1])),
+        np.abs(spectra[0]) ** 2,
+        np.abs(spectra[1]) ** 2,
+    )
+    slow_um, fast_um = pixel_size(pixel_um)
+    row, column = (np.fft.fftfreq(n) for n in first.shape)
+    angle = np.arctan2(np.abs(column)[None, :], np.abs(row)[:, None])
+    # near an axis, distances in pixels: the blur of the other axis, in its own pixels, is then rather like this one's
+    in_pixels = np.hypot(row[:, None], column[None, :])
+
+    def curve(inside: NDArray[np.bool_], frequency: NDArray[np.float64], step: float, limit: float) -> CorrelationCurve:
+        ring = np.rint(frequency / step).astype(np.int64)
+        inside = inside & (ring > 0) & (frequency <= limit * (1 + 1e-9))
+        counted = ring[inside]
+
+        def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.bincount(counted, values[inside]).astype(float)
+
+        number = np.bincount(counted)
+        used = number > 0
+        norm = np.sqrt(total(power_a) * total(power_b))
+        correlation = np.divide(total(cross), norm, out=np.zeros_like(norm), where=norm > 0)[used]
+        independent = number[used] ** 2 / _correlated_pairs(np.where(inside, ring, 0), trust)[used]
+        place = total(frequency)[used] / number[used]
+        half_bit = (0.2071 + 1.9102 / np.sqrt(independent)) / (1.2071 + 0.9102 / np.sqrt(independent))
+        smooth = optimize.isotonic_regression(correlation, weights=independent, increasing=False).x
+        return CorrelationCurve(
+            frequency=place,
+            correlation=correlation,
+            independent=independent,
+            resolution=_first_below(place, smooth, np.full(place.size, ONE_SEVENTH)),
+            resolution_half_bit=_first_below(place, smooth, half_bit),
+        )
+
+    everywhere = np.ones(first.shape, bool)
+    across = np.hypot(row[:, None] / slow_um, column[None, :] / fast_um)
+    step = max(1 / (first.shape[0] * slow_um), 1 / (first.shape[1] * fast_um))
+    return FourierRingCorrelation(
+        rings=curve(everywhere, across, step, min(0.5 / slow_um, 0.5 / fast_um)),
+        slow=curve(angle <= _SECTOR, in_pixels / slow_um, 1 / (first.shape[0] * slow_um), 0.5 / slow_um),
+        fast=curve(angle >= np.pi / 2 - _SECTOR, in_pixels / fast_um, 1 / (first.shape[1] * fast_um), 0.5 / fast_um),
+    )
+
+
+def of_all_data(correlation: ArrayLike) -> NDArray[np.float64]:
+    """Correlation that images of all data would have, from that of images of half the data each: 2·FRC/(1 + FRC).
+
+    Both halves together have twice the SNR of one. Source: van Heel and Schatz (2005), doi:10.1016/j.jsb.2005.05.009.
+    """
+    half = np.asarray(correlation, dtype=float)
+    return np.asarray(2 * half / np.maximum(1 + half, 1e-12))
+
+
+def pixel_size(pixel_um: PixelSize) -> tuple[float, float]:
+    """Size of a pixel (slow, fast); 1 where none is given."""
+    if pixel_um is None:
+        return 1.0, 1.0
+    slow, fast = pixel_um if isinstance(pixel_um, tuple) else (pixel_um, pixel_um)
+    if not (0 < slow < np.inf and 0 < fast < np.inf):
+        raise ValueError(f"pixel_um must be above zero, one number or (slow, fast); got {pixel_um!r}")
+    return float(slow), float(fast)
+
+
+def _fading(known: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Weight that goes smoothly to zero at the image's sides and at unknown pixels."""
+    sides = []
+    for n in known.shape:
+        u = (np.arange(n) + 0.5) / n
+        sides.append(np.sin(np.pi / 2 * np.clip(np.minimum(u, 1 - u) / _EDGE_SHARE, 0, 1)) ** 2)
+    fading = np.outer(*sides)
+    if not known.all():
+        near = ndimage.distance_transform_edt(known)
+        fading *= np.sin(np.pi / 2 * np.clip(near / _EDGE_PX, 0, 1)) ** 2
+    return fading
+
+
+def _spectrum(image: NDArray[np.float64], trust: NDArray[np.float64]) -> NDArray[np.complex128]:
+    """Spectrum of the image under its weight, without its mean there."""
+    total = trust.sum()
+    filled = np.where(trust > 0, image, 0.0)
+    return np.asarray(np.fft.fft2(trust * (filled - (trust * filled).sum() / total)))
+
+
+def _correlated_pairs(ring: NDArray[np.int64], trust: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum over all pairs of coefficients in each ring of the square of their correlation, by ``trust``, in noise.
+
+    Rings count from 1; 0 is none of them. Only lags of a few coefficients matter, since the weight is smooth.
+    """
+    shared = np.abs(np.fft.fft2(trust**2)) ** 2
+    shared /= shared[0, 0]
+    pairs = np.zeros(ring.max() + 1)
+    rows, columns = (min(_LAGS, (n - 1) // 2) for n in ring.shape)
+    for down in range(-rows, rows + 1):
+        for right in range(-columns, columns + 1):
+            if shared[down, right] > 1e-3:
+                together = (ring == np.roll(ring, (down, right), (0, 1))) & (ring > 0)
+                pairs += shared[down, right] * np.bincount(ring[together], minlength=pairs.size)
+    return pairs
+
+
+def _first_below(frequency: NDArray[np.float64], values: NDArray[np.float64], limit: NDArray[np.float64]) -> float:
+    """Period at the first crossing of the limit, between rings by a straight line."""
+    above = values - limit
+    below = np.flatnonzero(above < 0)
+    if not below.size:
+        return float(1 / frequency[-1])
+    i = int(below[0])
+    if i == 0:
+        return float("inf")
+    share = above[i - 1] / (above[i - 1] - above[i])
+    return float(1 / (frequency[i - 1] + share * (frequency[i] - frequency[i - 1])))
