@@ -2,10 +2,10 @@
 
     python benchmarks/super_resolution.py [--lines 5000] [--seed 1]
 
-The scene: cells with granules finer than the optics resolve, seen through optics of 0.9 µm (full width at half maximum),
-in a field of 48 µm, 20 lines per µm; 8 bits, noise of 1.2 codes, no blur by the detector. Clock, empty line and kernel are
-measured from each capture itself, as `process` does; only the windows around cells are known beforehand. All images are
-compared with the scene as the optics show it, on pixels of about 0.1 µm:
+The scene: cells with granules finer than the optics resolve, seen through optics of 0.9 µm (full width at half
+maximum), in a field of 48 µm, 20 lines per µm; 8 bits, noise of 1.2 codes, no blur by the detector. Clock, empty line
+and kernel are measured from each capture itself, as `process` does; only the windows around cells are known beforehand.
+All images are compared with the scene as the optics show it, on pixels of about 0.1 µm:
 
 - correlation and PSNR over the cells,
 - resolution: the width of the optics and of the blur that maps the scene onto the image, along the line and the flow,
@@ -16,6 +16,7 @@ Writes results/super_resolution.json and docs/figures/super-resolution.png.
 
 import argparse
 import itertools
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import write_result
+from matplotlib.figure import Figure
+from record import RESULTS, write_result
 from scipy import ndimage
 
 from stretchscope.acquisition import _simulate_tiles as engine
@@ -241,6 +243,9 @@ COMPARED: dict[str, Callable[..., TransmissionImage]] = {
 }
 
 
+OURS = ("gridding", "regularised")
+
+
 def judge(captured: Captured, method: Callable[..., TransmissionImage], grid: Grid) -> dict[str, float]:
     """Mean over the cells of each measure of an image's quality."""
     measures = []
@@ -329,9 +334,6 @@ def study_lines(scene: PaintedScene, lines: int, seed: int) -> dict[str, Any]:
     return results
 
 
-OURS = ("gridding", "regularised")
-
-
 def study_fractions(scene: PaintedScene, lines: int, seed: int) -> list[dict[str, Any]]:
     """PSNR at 2 GSa/s against the fractional part of the line period."""
     rows = []
@@ -353,13 +355,69 @@ def study_fractions(scene: PaintedScene, lines: int, seed: int) -> list[dict[str
     return rows
 
 
+def draw(scene: PaintedScene, results: dict[str, Any], lines: int, seed: int) -> None:
+    """One cell by four methods at 20, 5 and 2 GSa/s, and the figures."""
+    shown = ("raw lines", "simple interpolation", "gridding", "regularised")
+    figure = Figure(figsize=(12, 10.5), layout="constrained")
+    pictures, curves = figure.subfigures(2, 1, height_ratios=(3, 1.3))
+    axes = pictures.subplots(3, 1 + len(shown))
+    for row, rate in zip(axes, (20e9, 5e9, 2e9), strict=True):
+        captured = capture(scene, rate, PULSE_S, LINE_RATE_HZ, lines, seed)
+        grid = grid_for(captured, choose_kernel(captured))
+        rows, tau = captured.windows()[1]
+        starts, first = starts_around(captured, rows)
+        images = {"the scene": captured.truth(grid, rows, tau)}
+        for name in shown:
+            images[name] = COMPARED[name](
+                captured.samples, 0, starts, first, captured.background, captured.tables, grid, rows=rows, tau=tau
+            ).transmission
+        for axis, (name, image) in zip(row, images.items(), strict=True):
+            pixel = grid.lines_per_row / LINES_PER_UM, captured.instrument.um_per_sample / grid.columns_per_sample
+            axis.imshow(
+                image,
+                cmap="gray",
+                vmin=0.3,
+                vmax=1.05,
+                extent=(0, image.shape[1] * pixel[1], image.shape[0] * pixel[0], 0),
+            )
+            axis.set(xticks=[], yticks=[])
+            if rate == RATES_HZ[0]:
+                axis.set_title(name, fontsize=10)
+        row[0].set_ylabel(f"{rate / 1e9:g} GSa/s")
+    by_rate, by_resolution, by_fraction = curves.subplots(1, 3)
+    rates = [float(name.split()[0]) for name in results["rates"]]
+    for name in COMPARED:
+        measures = [row["methods"][name] for row in results["rates"].values()]
+        style = {"linewidth": 2.5 if name in OURS else 1, "marker": ".", "label": name}
+        by_rate.semilogx(rates, [m["psnr_db"] for m in measures], **style)
+        by_resolution.semilogx(rates, [m["resolution_fast_um"] for m in measures], **style)
+    by_rate.set(xlabel="GSa/s", ylabel="PSNR over the cells [dB]")
+    by_rate.legend(frameon=False, fontsize=7)
+    by_resolution.set(xlabel="GSa/s", ylabel="resolution along the line [µm]", ylim=(0.85, 1.65))
+    for axis in (by_rate, by_resolution):
+        axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        axis.minorticks_off()
+    places = sorted((row for row in results["fractions"] if "refused" not in row), key=lambda row: row["fraction"])
+    for name in ("simple_interpolation", *OURS):
+        by_fraction.plot([p["fraction"] for p in places], [p[name] for p in places], ".-", label=name.replace("_", " "))
+    by_fraction.set(xlabel="fraction of the line period, 2 GSa/s [samples]", ylabel="PSNR [dB]")
+    by_fraction.legend(frameon=False, fontsize=7)
+    path = Path(__file__).resolve().parents[1] / "docs" / "figures" / "super-resolution.png"
+    figure.savefig(path, dpi=100)
+    print(f"drawn to {path}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--draw", action="store_true", help="only draw the figure, of the last results")
     arguments = parser.parse_args()
     scene = PaintedScene(arguments.lines / LINES_PER_UM, arguments.seed)
     known = arguments.lines, arguments.seed
+    if arguments.draw:
+        draw(scene, json.loads((RESULTS / "super_resolution.json").read_text()), *known)
+        return
     results = {
         "lines": arguments.lines,
         "rates": study_rates(scene, PULSE_S, RATES_HZ, *known),
@@ -368,6 +426,7 @@ def main() -> None:
         "fractions": study_fractions(scene, *known),
     }
     write_result("super_resolution", results)
+    draw(scene, results, *known)
 
 
 if __name__ == "__main__":
