@@ -186,13 +186,13 @@ def exact(captured: Captured) -> Captured:
     return replace(captured, background=background, tables=line_tables(background), clock=clock, offset=0.0)
 
 
-def choose_kernel(captured: Captured) -> tuple[float, float]:
+def choose_kernel(captured: Captured, *, averages: bool) -> tuple[float, float]:
     """As `process` chooses it, from the cells themselves."""
     scores = []
     for rows, tau in captured.windows():
         starts, _ = starts_around(captured, rows)
         scores.append(kernel_scores(captured.samples, 0, starts, captured.background, captured.tables, tau))
-    return best_kernel(scores, captured.background.period_samples)
+    return best_kernel(scores, captured.background.period_samples, averages=averages)
 
 
 def starts_around(captured: Captured, rows: tuple[float, float]) -> tuple[np.ndarray, int]:
@@ -287,6 +287,11 @@ def half_frequency(frequency: np.ndarray, values: np.ndarray) -> float:
     return float(frequency[i - 1] + share * (frequency[i] - frequency[i - 1]))
 
 
+def grids_for(captured: Captured) -> dict[bool, Grid]:
+    """Grid for what averages, and for the regularised method."""
+    return {averages: grid_for(captured, choose_kernel(captured, averages=averages)) for averages in (True, False)}
+
+
 def grid_for(captured: Captured, kernel: tuple[float, float]) -> Grid:
     columns = max(1, round(captured.instrument.um_per_sample / PIXEL_UM))
     return choose_grid(kernel, captured.lines_per_sample, oversampling=columns)
@@ -297,14 +302,16 @@ def study_rates(scene: PaintedScene, pulse_s: float, rates: tuple[float, ...], l
     results: dict[str, Any] = {}
     for rate in rates:
         captured = capture(scene, rate, pulse_s, LINE_RATE_HZ, lines, seed)
-        kernel = choose_kernel(captured)
-        grid = grid_for(captured, kernel)
-        row = {name: judge(captured, method, grid) for name, method in COMPARED.items()}
-        row["gridding, exact clock and profile"] = judge(exact(captured), METHODS["gridding"], grid)
+        grids = grids_for(captured)
+        row = {name: judge(captured, method, grids[name != "regularised"]) for name, method in COMPARED.items()}
+        row["gridding, exact clock and profile"] = judge(exact(captured), METHODS["gridding"], grids[True])
         name = f"{rate / 1e9:g} GSa/s"
         results[name] = {
             "period_samples": captured.instrument.line_period_samples,
-            "kernel_um": [kernel[0] * captured.instrument.um_per_sample, kernel[1] / LINES_PER_UM],
+            "kernel_um": {
+                name: [grid.sigma_samples * captured.instrument.um_per_sample, grid.sigma_lines / LINES_PER_UM]
+                for name, grid in zip(OURS, grids.values(), strict=True)
+            },
             "methods": row,
         }
         print(f"{name}, pulse {pulse_s * 1e9:g} ns, period {captured.instrument.line_period_samples:.3f} samples")
@@ -323,14 +330,16 @@ def study_lines(scene: PaintedScene, lines: int, seed: int) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for rate in (5e9, 2e9):
         captured = capture(scene, rate, PULSE_S, LINE_RATE_HZ, lines, seed)
-        kernel = choose_kernel(captured)
+        grids = dict(zip(OURS, grids_for(captured).values(), strict=True))
         rows = []
-        for sigma in KERNEL_LINES[:9]:
-            grid = grid_for(captured, (kernel[0], float(sigma)))
-            rows.append({"sigma_lines": float(sigma)} | {m: judge(captured, METHODS[m], grid)["psnr_db"] for m in OURS})
-        results[f"{rate / 1e9:g} GSa/s"] = {"chosen_lines": kernel[1], "rows": rows}
-        print(f"{rate / 1e9:g} GSa/s, chosen {kernel[1]:g} lines:", *(
-            f"{r['sigma_lines']:g}: {r['gridding']:.1f}/{r['regularised']:.1f}" for r in rows), flush=True)  # fmt: skip
+        for sigma in KERNEL_LINES[:9].tolist():
+            row = {"sigma_lines": sigma}
+            for method, grid in grids.items():
+                row[method] = judge(captured, METHODS[method], replace(grid, sigma_lines=sigma))["psnr_db"]
+            rows.append(row)
+            print(f"{rate / 1e9:g} GSa/s", row, flush=True)
+        chosen = {method: grid.sigma_lines for method, grid in grids.items()}
+        results[f"{rate / 1e9:g} GSa/s"] = {"chosen_lines": chosen, "rows": rows}
     return results
 
 
@@ -345,11 +354,9 @@ def study_fractions(scene: PaintedScene, lines: int, seed: int) -> list[dict[str
         except SignalError as error:
             row["refused"] = str(error)
         else:
-            kernel = choose_kernel(captured)
-            grid = grid_for(captured, kernel)
-            row |= {"kernel": kernel} | {
-                m: judge(captured, METHODS[m], grid)["psnr_db"] for m in ("simple_interpolation", *OURS)
-            }
+            grids = grids_for(captured)
+            for method in ("simple_interpolation", *OURS):
+                row[method] = judge(captured, METHODS[method], grids[method != "regularised"])["psnr_db"]
         rows.append(row)
         print("fraction", row, flush=True)
     return rows
@@ -363,14 +370,15 @@ def draw(scene: PaintedScene, results: dict[str, Any], lines: int, seed: int) ->
     axes = pictures.subplots(3, 1 + len(shown))
     for row, rate in zip(axes, (20e9, 5e9, 2e9), strict=True):
         captured = capture(scene, rate, PULSE_S, LINE_RATE_HZ, lines, seed)
-        grid = grid_for(captured, choose_kernel(captured))
+        grids = grids_for(captured)
         rows, tau = captured.windows()[1]
         starts, first = starts_around(captured, rows)
-        images = {"the scene": captured.truth(grid, rows, tau)}
+        images, grid = {"the scene": captured.truth(grids[True], rows, tau)}, grids[True]
         for name in shown:
             images[name] = COMPARED[name](
-                captured.samples, 0, starts, first, captured.background, captured.tables, grid, rows=rows, tau=tau
-            ).transmission
+                captured.samples, 0, starts, first, captured.background, captured.tables, grids[name != "regularised"],
+                rows=rows, tau=tau,
+            ).transmission  # fmt: skip
         for axis, (name, image) in zip(row, images.items(), strict=True):
             pixel = grid.lines_per_row / LINES_PER_UM, captured.instrument.um_per_sample / grid.columns_per_sample
             axis.imshow(

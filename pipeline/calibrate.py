@@ -77,7 +77,7 @@ def calibrate_beads(
     Width along the line and length along the flow of each bead at half the depth of its edge, in samples and in
     lines; clumps and debris are left out as what lies further than a quarter from the median in either.
     """
-    settings, execution = (settings or Settings()).with_method("regularised"), execution or Execution()
+    settings, execution = (settings or Settings()).with_method("gridding"), execution or Execution()
     with open_capture(path, sample_rate_hz=settings.capture.sample_rate_hz) as capture:
         survey = survey_capture(capture, settings.capture)
     job = Job(path, survey, settings)

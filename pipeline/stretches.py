@@ -176,7 +176,8 @@ def _middle(event: Event) -> Event:
 
 
 def _kernel_of(job: Job, scores: list[np.ndarray]) -> tuple[float, float]:
-    return best_kernel(scores, job.survey.clock.period_samples)
+    averages = job.setup.method != "regularised"
+    return best_kernel(scores, job.survey.clock.period_samples, averages=averages)
 
 
 def grid_of(job: Job, kernel: tuple[float, float] | None) -> Grid:

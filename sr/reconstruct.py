@@ -24,6 +24,9 @@ KERNEL_LINES = np.array([0.5, 0.75, 1.1, 1.7, 2.5, 3.7, 5.5, 8.0, 12.0, 18.0])
 DEFAULT_KERNEL = (0.22, 3.7)
 # Among kernels that predict within this factor of the best, the largest is taken: the least noise.
 NEARLY_BEST = 1.15
+# The same for a kernel that does not average, but tells how smooth the image is; and the finest one along the line
+# [samples], since where lines share few phases they predict each other however small it is.
+NEARLY_BEST_SMOOTHNESS, FINEST_SMOOTHNESS = 1.05, 0.1
 MOST_COLUMNS_PER_SAMPLE = 32
 # A window is judged on about this many of its samples, from this many of its lines.
 _TARGETS, _TARGET_LINES = 600, 64
@@ -111,7 +114,7 @@ def kernel_scores(
     return scores / count if count else np.full(scores.shape, np.nan)
 
 
-def best_kernel(scores: list[np.ndarray], period_samples: float) -> tuple[float, float]:
+def best_kernel(scores: list[np.ndarray], period_samples: float, *, averages: bool = True) -> tuple[float, float]:
     """Kernel for a capture, from its scores in several windows.
 
     Parameters
@@ -120,21 +123,26 @@ def best_kernel(scores: list[np.ndarray], period_samples: float) -> tuple[float,
         From :func:`kernel_scores`; windows in which nothing could be predicted are passed over.
     period_samples : float
         Line period; its fraction decides how evenly successive lines fill the phases.
+    averages : bool, optional
+        Whether the kernel is to average with, as gridding does, or only to tell how fast the image changes.
 
     Returns
     -------
     sigma_samples, sigma_lines : float
-        Among the kernels whose lines leave no gap between phases that shows as a comb, and that predict nearly
-        best, the largest; :data:`DEFAULT_KERNEL` where there is none.
+        Among the kernels that predict nearly best, and, if they are to average, whose lines leave no gap between phases
+        that shows as a comb, the largest; :data:`DEFAULT_KERNEL` where there is none.
     """
     usable = [s / s.min() for s in scores if np.all(np.isfinite(s)) and s.min() > 0]
     counts = [int(np.ceil(2 * n)) for n in KERNEL_LINES]
     gaps = np.array([phase_coverage(period_samples * np.arange(n)).largest_gap_samples for n in counts])
-    even = gaps <= WIDEST_GAP * KERNEL_SAMPLES[:, None]
-    if not usable or not even.any():
+    if averages:
+        fit, nearly_best = gaps <= WIDEST_GAP * KERNEL_SAMPLES[:, None], NEARLY_BEST
+    else:
+        fit, nearly_best = np.repeat(KERNEL_SAMPLES[:, None] >= FINEST_SMOOTHNESS, gaps.size, 1), NEARLY_BEST_SMOOTHNESS
+    if not usable or not fit.any():
         return DEFAULT_KERNEL
-    mean = np.where(even, np.mean(usable, axis=0), np.inf)
-    area = np.where(mean <= NEARLY_BEST * mean.min(), KERNEL_SAMPLES[:, None] * KERNEL_LINES, 0.0)
+    mean = np.where(fit, np.mean(usable, axis=0), np.inf)
+    area = np.where(mean <= nearly_best * mean.min(), KERNEL_SAMPLES[:, None] * KERNEL_LINES, 0.0)
     a, b = np.unravel_index(int(np.argmax(area)), area.shape)
     return float(KERNEL_SAMPLES[a]), float(KERNEL_LINES[b])
 
