@@ -298,8 +298,9 @@ def solve(signal, power, laid, phases, density, factors, tolerance, most_steps, 
     density = np.float32(density)
     adjoint(power, laid, phases, support)
     adjoint(signal, laid, phases, residual)
+    # from the empty channel on, which is where pixels stay that no sample tells of; the roughness of 1 is 0
+    image[:], residual[:] = np.float32(1.0), residual - support
     smooth(support, phases, row_factor, column_factor, turned)
-    image[:] = np.float32(0.0)
     direction, prior = np.zeros((rows, columns), np.float32), np.zeros((rows, columns), np.float32)
     flat = image.ravel(), residual.ravel(), direction.ravel(), prior.ravel(), smoothed.ravel(), operated.ravel()
     before, first = 0.0, 0.0
