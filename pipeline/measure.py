@@ -256,14 +256,17 @@ def image_of(
     lines: Lines,
     rows: tuple[float, float],
     tau: tuple[float, float],
+    skipped_rows: int = 0,
 ) -> TransmissionImage:
     """Transmission image of a window of lines and positions [samples]; see ``sr.reconstruct.reconstruct``."""
     reach = _reach(grid)
-    used = lines.part(int(np.floor(rows[0])) - reach, int(np.ceil(rows[1])) + reach + 1)
+    first_line = int(np.floor(rows[0] + skipped_rows * grid.lines_per_row))
+    used = lines.part(first_line - reach, int(np.ceil(rows[1])) + reach + 1)
     empty = setup.empty_line
     samples, origin, starts = used.for_kernels()
     return reconstruct(
-        samples, origin, starts, used.first_line, empty.background, empty.tables, grid, rows=rows, tau=tau
+        samples, origin, starts, used.first_line, empty.background, empty.tables, grid, rows=rows, tau=tau,
+        skipped_rows=skipped_rows,
     )  # fmt: skip
 
 

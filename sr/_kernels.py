@@ -1068,10 +1068,13 @@ def _spread(signal, power, place, step, sigma, reach, taps, ring, slot, columns)
 
 @njit(nogil=True, cache=True)
 def _grid_line(
-    samples, origin, start, baseline, gain, tables, limits, first_tau, columns_per_sample, sigma, phases, signal, power,
-    taps, ring, slot,
+    samples, origin, start, delay, baseline, gain, tables, limits, first_tau, columns_per_sample, sigma, phases, signal,
+    power, taps, ring, slot,
 ):  # fmt: skip
     """Spread a line's samples along the line: numerator, weight and square of its columns into ``ring[slot]``.
+
+    The line starts ``delay`` after ``start``. Positions on it are not computed from sample numbers, which would round
+    otherwise for other origins.
 
     ring: float32 (lines, 3·P·Q). Where P = ``phases`` columns make a sample, column P·i + r lies at r·Q + i: all
     samples of the line then meet the columns of a phase alike, and gridding is one short convolution per phase,
@@ -1083,22 +1086,25 @@ def _grid_line(
     reach = _KERNEL_REACH * sigma
     for i in range(ring.shape[1]):
         ring[slot, i] = np.float32(0.0)
-    first = math.ceil(start + first_tau - reach)
     first_lit = math.ceil(start)
+    lead = first_lit - start - delay  # position of sample first_lit, from here on 0 to 1
+    first_lit, lead = first_lit - math.floor(lead), lead - math.floor(lead)
+    ahead = math.ceil(first_tau - reach - lead)
+    first = first_lit + ahead
     begin = max(0, max(first_lit, origin) - first)
     end = min(width, min(first_lit + light.shape[2], origin + samples.shape[0]) - first)
     if end <= begin:
         return
     steps = light.shape[0]
-    place = (first_lit - start) * steps
+    place = lead * steps
     row = min(int(place), steps - 1)
     _signal_and_power(
         samples, first + begin - origin, scale, shift, (first + begin) % CONVERTERS, light, row,
-        first + begin - first_lit, np.float32(place - row), np.float32(baseline), np.float32(1.0 / gain),
+        begin + ahead, np.float32(place - row), np.float32(baseline), np.float32(1.0 / gain),
         np.float32(limits[0]), np.float32(limits[1]), begin, end, signal, power,
     )  # fmt: skip
     # columns, counted from the image's first, that the first sample reaches
-    here, reach = (first - start - first_tau) * columns_per_sample, reach * columns_per_sample
+    here, reach = (ahead + lead - first_tau) * columns_per_sample, reach * columns_per_sample
     sigma = sigma * columns_per_sample
     if phases == 1 and columns_per_sample != 1.0:
         _spread(signal, power, here, columns_per_sample, sigma, reach, taps, ring, slot, length)
@@ -1174,14 +1180,15 @@ def _mark_known(image, known, row):
 
 
 @njit(nogil=True, cache=True)
-def grid_image(samples, origin, starts, fits, tables, limits, grid, transmission, std, known):
+def grid_image(samples, origin, starts, fits, tables, limits, grid, transmission, std, known, skipped_rows=0):
     """Image of lines, each sample at its true place, by weighted least squares per pixel.
 
     Pixel value = numerator / weight estimates the transmission with Gaussian weights in line and position times the
     light's squared signal to noise; square / weight² is its variance. starts: float64 (N,); fits: float64 (N, 9) of
     :func:`fit_lines`. tables = (scale, shift, light, variance, usable, peak), see line_fit.ImageTables; grid =
     (line of row 0 counted from starts[0], lines per row, position of column 0, columns per sample, sigma in lines,
-    sigma in samples). transmission, std: float32, known: bool, all (rows, columns).
+    sigma in samples). transmission, std: float32, known: bool, all (rows, columns); they begin ``skipped_rows`` after
+    row 0: an image made in pieces has the rows of one made at once, to the last bit.
     Lines are spread along the line once, and kept only as long as a row is in reach.
     """
     first_row, row_step, first_tau, columns_per_sample, sigma_lines, sigma = grid
@@ -1221,18 +1228,20 @@ def grid_image(samples, origin, starts, fits, tables, limits, grid, transmission
     floors += np.float32(_LEAST_WEIGHT * full)
     done = 0
     for r in range(rows):
-        centre = first_row + r * row_step
-        first = max(0, math.ceil(centre - reach_lines))
-        last = min(starts.shape[0] - 1, math.floor(centre + reach_lines))
+        centre = first_row + (skipped_rows + r) * row_step
+        whole_line = math.floor(centre)  # apart from its fraction, which is the same wherever lines are counted from
+        centre -= whole_line
+        first = max(0, whole_line + math.ceil(centre - reach_lines))
+        last = min(starts.shape[0] - 1, whole_line + math.floor(centre + reach_lines))
         for n in range(max(done, first), last + 1):
             if np.isfinite(fits[n, 1]):
                 _grid_line(
-                    samples, origin, starts[n] + fits[n, 0], fits[n, 3], fits[n, 4], tables, limits, first_tau,
+                    samples, origin, starts[n], fits[n, 0], fits[n, 3], fits[n, 4], tables, limits, first_tau,
                     columns_per_sample, sigma, phases, signal, power, taps, ring, n % kept,
                 )  # fmt: skip
         done = max(done, last + 1)
         if last >= first:
-            _gaussian_taps((first - centre) / sigma_lines, 1.0 / sigma_lines, last + 1 - first, usual)
+            _gaussian_taps((first - whole_line - centre) / sigma_lines, 1.0 / sigma_lines, last + 1 - first, usual)
         count = 0
         for n in range(first, last + 1):
             if np.isfinite(fits[n, 1]):

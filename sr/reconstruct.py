@@ -183,6 +183,7 @@ def reconstruct(
     *,
     rows: tuple[float, float],
     tau: tuple[float, float],
+    skipped_rows: int = 0,
     fits: np.ndarray | None = None,
 ) -> TransmissionImage:
     """Transmission image of a window of lines and positions.
@@ -199,6 +200,9 @@ def reconstruct(
         First and last line of the window.
     tau : (float, float)
         First and last position of the window on the line [samples].
+    skipped_rows : int, optional
+        Rows of pixels at the window's beginning that are left out. The others are the same to the last bit, so that a
+        long image can be made in pieces.
     fits : ndarray of shape (N, 9), optional
         Baseline, pulse energy and delay of the lines, as ``line_fit.line_fits`` gives them; by default they are fitted
         here.
@@ -216,7 +220,7 @@ def reconstruct(
     7, 44608 (2017), doi:10.1038/srep44608.
     """
     _require_dark_level(background)
-    n_rows = max(2, int(np.floor((rows[1] - rows[0]) / grid.lines_per_row)) + 1)
+    n_rows = max(2, int(np.floor((rows[1] - rows[0]) / grid.lines_per_row)) + 1 - skipped_rows)
     n_columns = max(2, int(np.floor((tau[1] - tau[0]) * grid.columns_per_sample)) + 1)
     own = _image_tables(background, tables)
     shape = n_rows, n_columns
@@ -224,11 +228,13 @@ def reconstruct(
     place = grid_place(grid, rows[0] - first_line, tau[0])
     if fits is None:
         fits = _registered_fits(samples, origin, starts, background, tables)
-    _kernels.grid_image(samples, origin, starts, fits, own.arrays, own.limits, place, transmission, std, known)
+    _kernels.grid_image(
+        samples, origin, starts, fits, own.arrays, own.limits, place, transmission, std, known, skipped_rows
+    )
     return TransmissionImage(
         transmission=transmission,
         std=std,
-        first_line=rows[0],
+        first_line=rows[0] + skipped_rows * grid.lines_per_row,
         lines_per_row=grid.lines_per_row,
         tau_first_samples=tau[0],
         columns_per_sample=grid.columns_per_sample,
