@@ -25,8 +25,8 @@ METHOD = "gridding: normalised convolution with a Gaussian kernel, each sample a
 _CHUNK_PIXELS = 1 << 18
 # Samples that the lines of a chunk may have: where rows are far apart, they are what takes memory.
 _CHUNK_SAMPLES = 1 << 23
-# Chunks that are made before they are written.
-_TASKS = 16
+# Chunks of a task, which reads their samples at once, and tasks whose chunks are made before they are written.
+_TASK_CHUNKS, _TASKS = 8, 8
 # Bytes of a float32, from the highest on, that are worth packing: the rest is noise, for which packing costs time only.
 _PACKED_BYTES = {"transmission": 2, "weight": 1}
 
@@ -64,68 +64,73 @@ def layout_of(job: Job, grid: Grid) -> Layout:
     """Rows and columns of the image of all lines, and how it is cut."""
     background, segments = job.survey.background, job.survey.clock.segments
     rows = np.array([int((clock.lines - 1) / grid.lines_per_row) + 1 for clock in segments], dtype=np.int64)
-    columns = int(np.floor(background.lit_samples * grid.columns_per_sample)) + 1
+    columns = max(2, int(np.floor(background.lit_samples * grid.columns_per_sample)) + 1)
     within = min(_CHUNK_PIXELS // columns, int(_CHUNK_SAMPLES / (grid.lines_per_row * background.period_samples)))
     ends = np.cumsum(rows)
     return Layout(ends, columns, min(max(within, 1), int(ends[-1])))
 
 
 @dataclass(frozen=True)
-class _Chunk:
-    """Packed pixels of some rows, and which rows they are.
+class _Made:
+    """What one task made: packed chunks that follow each other, and which rows they are.
 
-    transmission, weight : bytes
+    transmission, weight : list of bytes
+        One chunk each.
     known : int
         Pixels that are known.
     row_line : ndarray of shape (rows,), float64
     segment : ndarray of shape (rows,), int32
     """
 
-    transmission: bytes
-    weight: bytes
+    transmission: list[bytes]
+    weight: list[bytes]
     known: int
     row_line: np.ndarray
     segment: np.ndarray
 
 
-def image_chunk(job: Job, grid: Grid, layout: Layout, first: int) -> _Chunk:
-    """Rows ``first`` … ``first + chunk_rows - 1``, as far as there are any; the rest of the chunk is filled up."""
-    stop = min(first + layout.chunk_rows, layout.rows)
-    shape = layout.chunk_rows, layout.columns
-    transmission, weight = np.full(shape, np.nan, np.float32), np.zeros(shape, np.float32)
-    row_line, segment = np.empty(stop - first), np.empty(stop - first, np.int32)
-    for number, begin, end in layout.pieces(first, stop):
-        clock = job.survey.clock.segments[number]
-        # half a row more, so that rounding cannot drop the last one
-        rows = float(clock.first_line), clock.first_line + (end - 0.5) * grid.lines_per_row
-        tau = 0.0, (layout.columns - 0.5) / grid.columns_per_sample
-        image = image_lines(job, grid, job.survey.segments[number], clock, rows, tau, begin)
-        made = slice(segment_row(layout, number, begin) - first, segment_row(layout, number, end) - first)
-        count = end - begin
-        transmission[made], std = image.transmission[:count, : layout.columns], image.std[:count, : layout.columns]
-        weight[made] = np.float32(1) / (std * std)  # 0 where the standard deviation is infinite
-        row_line[made] = clock.first_line + np.arange(begin, end) * grid.lines_per_row
-        segment[made] = number
-    return _Chunk(
-        _packed(transmission, _PACKED_BYTES["transmission"]),
-        _packed(weight, _PACKED_BYTES["weight"]),
-        int(np.count_nonzero(weight)),
+def image_chunks(job: Job, grid: Grid, layout: Layout, first: int) -> _Made:
+    """The next :data:`_TASK_CHUNKS` chunks from row ``first`` on, as far as there are any."""
+    stop = min(first + _TASK_CHUNKS * layout.chunk_rows, layout.rows)
+    parts = [_image_rows(job, grid, layout, *piece) for piece in layout.pieces(first, stop)]
+    transmission, weight, row_line, segment = (
+        arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for arrays in zip(*parts, strict=True)
+    )
+    known = int(np.count_nonzero(weight))
+    chunks = [slice(begin, begin + layout.chunk_rows) for begin in range(0, stop - first, layout.chunk_rows)]
+    return _Made(
+        [_packed(transmission[c], layout.chunk_rows, np.nan, _PACKED_BYTES["transmission"]) for c in chunks],
+        [_packed(weight[c], layout.chunk_rows, 0.0, _PACKED_BYTES["weight"]) for c in chunks],
+        known,
         row_line,
         segment,
     )
 
 
-def segment_row(layout: Layout, number: int, row: int) -> int:
-    """Row of the image that is row ``row`` of a segment."""
-    return (int(layout.row_ends[number - 1]) if number else 0) + row
+def _image_rows(
+    job: Job, grid: Grid, layout: Layout, number: int, begin: int, end: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Transmission, weight, line and segment number of rows ``begin`` … ``end - 1`` of a segment."""
+    clock = job.survey.clock.segments[number]
+    # half a row and half a column more, so that rounding cannot drop the last one
+    rows = float(clock.first_line), clock.first_line + (end - 0.5) * grid.lines_per_row
+    tau = 0.0, (layout.columns - 0.5) / grid.columns_per_sample
+    image = image_lines(job, grid, job.survey.segments[number], clock, rows, tau, begin)
+    weight = image.std[: end - begin]
+    np.multiply(weight, weight, out=weight)
+    np.divide(np.float32(1), weight, out=weight)  # 0 where the standard deviation is infinite
+    row_line = clock.first_line + np.arange(begin, end) * grid.lines_per_row
+    return image.transmission[: end - begin], weight, row_line, np.full(end - begin, number, np.int32)
 
 
-def _packed(values: np.ndarray, high_bytes: int) -> bytes:
+def _packed(values: np.ndarray, rows: int, fill: float, high_bytes: int) -> bytes:
     """A chunk of float32 as HDF5's filters shuffle and deflate would pack it; any HDF5 library reads it.
 
-    All first bytes, then all second ones and so on. Only the last of these planes are squeezed: in the others noise is
-    all there is, and a deflate stream may hold them as they are.
+    The last chunk is filled up to ``rows``. All first bytes come first, then all second ones and so on. Only the last
+    of these planes are squeezed: in the others noise is all there is, and a deflate stream may hold them as they are.
     """
+    if len(values) < rows:
+        values = np.pad(values, ((0, rows - len(values)), (0, 0)), constant_values=fill)
     planes = np.ascontiguousarray(values.astype("<f4", copy=False).view(np.uint8).reshape(-1, 4).T)
     stored = zlib.compressobj(0, zlib.DEFLATED, -15)
     squeezed = zlib.compressobj(1, zlib.DEFLATED, -15, 8, zlib.Z_RLE)
@@ -167,20 +172,22 @@ def write_full_image(job: Job, grid: Grid, path: Path, recipe: str, run: Callabl
         If the file cannot be written.
     """
     layout, known = layout_of(job, grid), 0
-    calls = ((job, grid, layout, first) for first in range(0, layout.rows, layout.chunk_rows))
+    step = _TASK_CHUNKS * layout.chunk_rows
+    calls = ((job, grid, layout, first) for first in range(0, layout.rows, step))
     try:
         with h5py.File(path, "w", track_order=True) as file:
             _prepare(file, job, grid, layout, recipe)
             first = 0
             while batch := list(islice(calls, _TASKS)):
-                for chunk in run(image_chunk, batch):
-                    stop = first + chunk.row_line.size
+                for made in run(image_chunks, batch):
                     for name in ("transmission", "weight"):
-                        file[name].id.write_direct_chunk((first, 0), getattr(chunk, name))
-                    file["row_line"][first:stop], file["segment"][first:stop] = chunk.row_line, chunk.segment
+                        for i, chunk in enumerate(getattr(made, name)):
+                            file[name].id.write_direct_chunk((first + i * layout.chunk_rows, 0), chunk)
+                    stop = first + made.row_line.size
+                    file["row_line"][first:stop], file["segment"][first:stop] = made.row_line, made.segment
                     if "row_um" in file:
-                        file["row_um"][first:stop] = chunk.row_line * job.survey.geometry.um_per_line
-                    known += chunk.known
+                        file["row_um"][first:stop] = made.row_line * job.survey.geometry.um_per_line
+                    known += made.known
                     first = stop
     except BaseException as error:
         path.unlink(missing_ok=True)
