@@ -4,7 +4,7 @@
 
 Registering, gridding and packing are timed on one thread, for the first lines of a capture, with the grid that
 ``process`` chose for it, and per sample of the capture, the dark ones too. Then ``process --full-image`` with all
-cores. Three captures: the usual simulated one, one of slow flow and short pulses (24 ns, 20 lines/µm), and the real one.
+cores. Three captures: the usual simulated one, one of slow flow and short pulses (20 lines/µm, 24 ns), the real one.
 """
 
 import argparse
@@ -105,13 +105,14 @@ def main() -> None:
             runs["real capture"] = time_run(data / "oil_emulsion.hdf5", folder / "out", workers)
     for run, result in runs.items():
         parts, grid = result["one_thread"], result["grid"]
-        print(f"{run}: {result['samples']} samples, {result['image']['rows']} × {result['image']['columns']} pixels")
+        print(f"{run}: {result['samples']} samples, {result['image']['rows']} x {result['image']['columns']} pixels")
         print("  grid " + ", ".join(f"{key} {value:.3g}" for key, value in grid.items()))
         print(
             f"  one thread: register {parts['register_ns_per_sample']:.2f}, grid {parts['grid_ns_per_sample']:.2f} "
             f"ns/sample ({parts['grid_ns_per_pixel']:.2f} ns/pixel, {parts['pixels_per_sample']:.2f} pixels/sample): "
             f"gridding {parts['grid_samples_per_s'] / 1e9:.2f} GSa/s, with registering "
-            f"{parts['register_and_grid_samples_per_s'] / 1e9:.2f}; packed {parts['task_samples_per_s'] / 1e6:.0f} MSa/s"
+            f"{parts['register_and_grid_samples_per_s'] / 1e9:.2f},"
+            f" packed {parts['task_samples_per_s'] / 1e6:.0f} MSa/s"
         )
         print(
             f"  both files: {result['image_s']:.1f} s on {workers} workers, "
