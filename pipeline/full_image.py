@@ -138,11 +138,11 @@ def _packed(values: np.ndarray, rows: int, fill: float, high_bytes: int) -> byte
     return b"".join(
         (
             b"\x78\x01",
-            stored.compress(planes[:split]),
+            stored.compress(planes[:split].data),
             stored.flush(zlib.Z_FULL_FLUSH),
-            squeezed.compress(planes[split:]),
+            squeezed.compress(planes[split:].data),
             squeezed.flush(),
-            zlib.adler32(planes).to_bytes(4, "big"),
+            zlib.adler32(planes.data).to_bytes(4, "big"),
         )
     )
 
