@@ -115,7 +115,7 @@ def test_weight_is_the_inverse_of_the_variance(job: Job, tmp_path: Path) -> None
 
 
 def test_files_do_not_depend_on_how_they_were_made(with_gap: Path, tmp_path: Path) -> None:
-    """Workers and samples of a task change no byte; a Dask scheduler runs the same tasks."""
+    """Workers and samples of a task change no byte."""
     names = ("gap.image.h5", "gap.image.ome.tif")
     for folder, execution in (("a", Execution(workers=1)), ("b", Execution(workers=3, chunk_samples=1 << 16))):
         process_capture(with_gap, tmp_path / folder, full_image=True, execution=execution)
@@ -123,7 +123,7 @@ def test_files_do_not_depend_on_how_they_were_made(with_gap: Path, tmp_path: Pat
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     record = json.loads((tmp_path / "a" / "gap.run.json").read_text())
     with h5py.File(tmp_path / "a" / names[0]) as file:
-        assert record["image"]["rows"], record["image"]["columns"] == file["transmission"].shape
+        assert (record["image"]["rows"], record["image"]["columns"]) == file["transmission"].shape
         assert record["image"]["known_pixels"] == np.count_nonzero(file["weight"][:])
         assert file.attrs["recipe"] == record["recipe"]
         assert {name: file.attrs[name] for name in ("columns_per_sample", "sigma_lines")}.items() <= (
