@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import time
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from .crops import choose_crop_px
 from .execution import Execution
 from .full_image import write_full_image
 from .measure import Cell
+from .ome_tiff import write_ome_tiff
 from .report import make_documents
-from .results import OutputError, Progress, ResultFiles, columns_of, rtdc_metadata
+from .results import IMAGE_SUFFIXES, OutputError, Progress, ResultFiles, columns_of, rtdc_metadata
 from .rtdc import RtdcMetadata
 from .settings import Settings
 from .stretches import State, grid_of, process_stretch, stretches
@@ -56,7 +57,7 @@ def process_capture(
     resume : bool, optional
         Go on with a broken run, start a missing one, leave a finished one as it is.
     full_image : bool, optional
-        Also write ``<stem>.image.h5`` with the super-resolved image of every line.
+        Also write the super-resolved image of every line, as ``<stem>.image.h5`` and ``<stem>.image.ome.tif``.
     execution : Execution, optional
         How to run it.
 
@@ -80,8 +81,8 @@ def process_capture(
         files = ResultFiles(folder, path.stem, ())
         if any(output.samefile(path) for output in files.existing()):
             raise OutputError(f"{path}: a result would replace the capture itself; give another folder")
-        finished = _finished_record(files, recipe, full_image=full_image) if resume else None
-        if finished is not None:
+        finished = _finished_record(files, recipe) if resume else None
+        if finished is not None and files.complete(full_image=full_image):
             return finished
         made = _prepare_folder(files, overwrite=overwrite, resume=resume)
         try:
@@ -92,9 +93,13 @@ def process_capture(
             files.columns = columns_of(
                 calibrated=survey.geometry.calibrated, position_um=survey.geometry.um_per_sample is not None
             )
-            record, grid = _run(capture, job, files, recipe, execution, resume=resume, times=(started, surveyed))
-            if full_image:
-                write_full_image(job, grid, files.path(".image.h5"), execution.run)
+            if finished is not None and files.complete(full_image=False):
+                record = _add_image(job, files, recipe, execution, finished)
+            else:
+                record = _run(
+                    capture, job, files, recipe, execution, resume=resume, full_image=full_image,
+                    times=(started, surveyed),
+                )  # fmt: skip
         except KeyboardInterrupt:
             files.close_parts()
             raise
@@ -117,8 +122,9 @@ def _run(
     execution: Execution,
     *,
     resume: bool,
+    full_image: bool,
     times: tuple[float, float],
-) -> tuple[dict[str, Any], Grid]:
+) -> dict[str, Any]:
     state, next_stretch, is_open = State(), 0, False
     progress = files.read_checkpoint() if resume else None
     if progress is not None and progress.recipe == recipe:
@@ -161,8 +167,31 @@ def _run(
         "cells": found - times[1],
         "report": time.perf_counter() - found,
     }
-    files.finish(documents, record)
-    return record, grid
+    if full_image:
+        _write_image(job, grid, files, recipe, execution, record)
+    files.finish(documents, record, full_image=full_image)
+    return record
+
+
+def _write_image(
+    job: Job, grid: Grid, files: ResultFiles, recipe: str, execution: Execution, record: dict[str, Any]
+) -> None:
+    """Write the image of every line under ``.part`` names, and into the record how large it is and what it took."""
+    begun = time.perf_counter()
+    image, tiff = (files.part(suffix) for suffix in IMAGE_SUFFIXES)
+    record["image"] = write_full_image(job, grid, image, recipe, execution.run)
+    write_ome_tiff(image, tiff)
+    record["timings_s"]["image"] = time.perf_counter() - begun
+
+
+def _add_image(
+    job: Job, files: ResultFiles, recipe: str, execution: Execution, record: dict[str, Any]
+) -> dict[str, Any]:
+    """The image that a finished run lacks."""
+    grid = Grid(**{field.name: record["grid"][field.name] for field in fields(Grid)})
+    _write_image(job, grid, files, recipe, execution, record)
+    files.finish_image(record)
+    return record
 
 
 def _recipe(capture: Capture, settings: Settings) -> str:
@@ -170,8 +199,8 @@ def _recipe(capture: Capture, settings: Settings) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _finished_record(files: ResultFiles, recipe: str, *, full_image: bool) -> dict[str, Any] | None:
-    """The record of a finished run of this recipe, if all it wrote is there; an error if another one is in the way."""
+def _finished_record(files: ResultFiles, recipe: str) -> dict[str, Any] | None:
+    """The record of a finished run of this recipe, if there is one; an error if another one is in the way."""
     path = files.path(".run.json")
     if not path.exists():
         return None
@@ -184,7 +213,7 @@ def _finished_record(files: ResultFiles, recipe: str, *, full_image: bool) -> di
             f"{path}: a finished run with another capture, settings or version; "
             "give --overwrite to replace it, or another folder"
         )
-    return record if files.complete(full_image=full_image) else None
+    return record
 
 
 def _prepare_folder(files: ResultFiles, *, overwrite: bool, resume: bool) -> list[Path]:

@@ -136,13 +136,20 @@ def widths_at_half_level(
 
 
 def image_lines(
-    job: Job, grid: Grid, segment: Segment, clock: SegmentClock, rows: tuple[float, float], tau: tuple[float, float]
+    job: Job,
+    grid: Grid,
+    segment: Segment,
+    clock: SegmentClock,
+    rows: tuple[float, float],
+    tau: tuple[float, float],
+    skipped_rows: int = 0,
 ) -> TransmissionImage:
-    """Transmission image of a window of lines and positions."""
+    """Transmission image of a window of lines and positions, without its first rows of pixels."""
     beyond = reach_lines(job.setup.method, grid) + 1
+    first_line = int(rows[0] + skipped_rows * grid.lines_per_row)
     with _open(job) as capture:
-        lines = _lines(capture, segment, clock, int(rows[0]) - beyond, int(rows[1]) + beyond + 1)
-    return image_of(job.setup, grid, lines, rows, tau)
+        lines = _lines(capture, segment, clock, first_line - beyond, int(rows[1]) + beyond + 1)
+    return image_of(job.setup, grid, lines, rows, tau, skipped_rows)
 
 
 def _open(job: Job) -> Capture:

@@ -196,7 +196,9 @@ def process(
     overwrite: Overwrite = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a broken run, keep a finished one.")] = False,
     settings_file: SettingsFile = None,
-    full_image: Annotated[bool, typer.Option("--full-image", help="Also write the image of every line.")] = False,
+    full_image: Annotated[
+        bool, typer.Option("--full-image", help="Also write the image of every line, for Python, napari and Fiji.")
+    ] = False,
     sample_rate: SampleRate = None,
     dark_level: DarkLevel = None,
     flow_speed: FlowSpeed = None,

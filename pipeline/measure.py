@@ -16,7 +16,7 @@ from ..sr._kernels import CONVERTERS
 from ..sr.detect import ROW_LINES, Event, Events
 from ..sr.empty_line import EmptyLine
 from ..sr.methods import METHODS, reach_lines, reconstruct_one_by_one
-from ..sr.reconstruct import Grid, TransmissionImage, Windows, reconstruct_windows
+from ..sr.reconstruct import Grid, TransmissionImage, Windows, reconstruct, reconstruct_windows
 from ._crop_kernels import draw_seeds, mark_repeated, measure_extents
 from .settings import Settings
 from .survey import Geometry
@@ -259,15 +259,21 @@ def image_of(
     lines: Lines,
     rows: tuple[float, float],
     tau: tuple[float, float],
+    skipped_rows: int = 0,
 ) -> TransmissionImage:
-    """Transmission image of a window of lines and positions [samples], by the method of the settings."""
+    """Transmission image of a window of lines and positions [samples], by the method of the settings.
+
+    Its first ``skipped_rows`` rows of pixels are left out.
+    """
     reach = reach_lines(setup.method, grid)
-    used = lines.part(int(np.floor(rows[0])) - reach, int(np.ceil(rows[1])) + reach + 1)
+    top = rows[0] + skipped_rows * grid.lines_per_row
+    used = lines.part(int(np.floor(top)) - reach, int(np.ceil(rows[1])) + reach + 1)
     empty = setup.empty_line
     samples, origin, starts = used.for_kernels()
-    return METHODS[setup.method](
-        samples, origin, starts, used.first_line, empty.background, empty.tables, grid, rows=rows, tau=tau
-    )  # fmt: skip
+    known = samples, origin, starts, used.first_line, empty.background, empty.tables, grid
+    if setup.method == "gridding":  # the same bytes, however an image is cut
+        return reconstruct(*known, rows=rows, tau=tau, skipped_rows=skipped_rows)
+    return METHODS[setup.method](*known, rows=(top, rows[1]), tau=tau)
 
 
 def image_and_mask(setup: Setup, grid: Grid, lines: Lines, event: Event) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,8 @@ from .measure import Cell, Setup
 from .rtdc import RtdcMetadata, RtdcWriter
 
 SUFFIXES = (".rtdc", ".parquet", ".csv", ".png", ".html", ".run.json")
+IMAGE_SUFFIXES = (".image.h5", ".image.ome.tif")
+_ALL = (*SUFFIXES, *IMAGE_SUFFIXES)
 _CHECKPOINT = ".checkpoint.part"
 _INTEGERS = (
     "line_first",
@@ -172,12 +174,12 @@ class ResultFiles:
 
     def existing(self) -> list[Path]:
         """Files of an earlier run, finished or not."""
-        names = [self.path(s) for s in SUFFIXES] + [self.part(s) for s in SUFFIXES] + [self.path(_CHECKPOINT)]
+        names = [self.path(s) for s in _ALL] + [self.part(s) for s in _ALL] + [self.path(_CHECKPOINT)]
         return [path for path in names if path.exists()]
 
     def complete(self, *, full_image: bool) -> bool:
         """Whether a finished run's files are all there."""
-        return all(self.path(s).exists() for s in (*SUFFIXES, *((".image.h5",) if full_image else ())))
+        return all(self.path(s).exists() for s in (_ALL if full_image else SUFFIXES))
 
     def start(self, metadata: RtdcMetadata, crop_px: int) -> None:
         """Open the files for a new run."""
@@ -241,21 +243,36 @@ class ResultFiles:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def finish(self, documents: dict[str, bytes], record: dict[str, Any]) -> None:
+    def finish(self, documents: dict[str, bytes], record: dict[str, Any], *, full_image: bool) -> None:
         """Make the Parquet file, write the documents and the run record, and give all files their names.
 
-        The run record is the last to appear: where it stands, the run is complete.
+        The run record is the last to appear: where it stands, the run is complete. An image that this run did not make
+        is removed: it would be that of other settings.
         """
         growing = self._opened()
         growing.csv.close()
         self._to_parquet()
         for suffix, content in documents.items():
             self.part(suffix).write_bytes(content)
-        self.part(".run.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        self._write_record(record)
         growing.rtdc.close()
-        for suffix in (".csv", ".parquet", *documents, ".run.json"):
+        if not full_image:
+            for suffix in IMAGE_SUFFIXES:
+                self.path(suffix).unlink(missing_ok=True)
+                self.part(suffix).unlink(missing_ok=True)
+        images = IMAGE_SUFFIXES if full_image else ()
+        for suffix in (".csv", ".parquet", *documents, *images, ".run.json"):
             os.replace(self.part(suffix), self.path(suffix))
         self.path(_CHECKPOINT).unlink(missing_ok=True)
+
+    def finish_image(self, record: dict[str, Any]) -> None:
+        """Give the image of a run that is finished otherwise its names, and renew the run record."""
+        self._write_record(record)
+        for suffix in (*IMAGE_SUFFIXES, ".run.json"):
+            os.replace(self.part(suffix), self.path(suffix))
+
+    def _write_record(self, record: dict[str, Any]) -> None:
+        self.part(".run.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
     def close_parts(self) -> None:
         """Close what is open and keep the ``.part`` files, for a later resume."""
@@ -267,7 +284,7 @@ class ResultFiles:
     def remove_parts(self) -> None:
         """Close and remove all that is not complete."""
         self.close_parts()
-        for path in [self.part(suffix) for suffix in SUFFIXES] + [self.path(_CHECKPOINT)]:
+        for path in [self.part(suffix) for suffix in _ALL] + [self.path(_CHECKPOINT)]:
             path.unlink(missing_ok=True)
 
     def rows(self) -> Iterable[dict[str, str]]:

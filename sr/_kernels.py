@@ -23,6 +23,8 @@ _LEAST_WEIGHT = 1e-3 * LIT_SHARE**2
 _ROW_SLACK_SAMPLES = 0.01
 # Loops over a line take this many samples at a time.
 _VECTOR = 32
+# Float32 of a cache line.
+_ALIGNED = 16
 
 
 @njit(nogil=True, cache=True)
@@ -1021,8 +1023,37 @@ def _signal_and_power(
 
 
 @njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
+def _convolve_two(signal, power, first, h0, h1, ring, slot, phase, across, length):
+    """Two taps of the kernel, of neighbouring samples: one phase of a line's columns; all float32."""
+    k = phase * across
+    numerator, weight = ring[slot, k : k + across], ring[slot, length + k : length + k + across]
+    square = ring[slot, 2 * length + k : 2 * length + k + across]
+    s0, s1, w0, w1 = signal[first:], signal[first + 1 :], power[first:], power[first + 1 :]
+    for i in range(across):
+        numerator[i] = h0 * s0[i] + h1 * s1[i]
+        a, b = h0 * w0[i], h1 * w1[i]
+        weight[i] = a + b
+        square[i] = h0 * a + h1 * b
+
+
+@njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
 def _convolve_four(signal, power, first, h0, h1, h2, h3, ring, slot, phase, across, length):
-    """Add four taps of the kernel, of neighbouring samples, to one phase of a line's columns; all float32."""
+    """Four taps of the kernel, of neighbouring samples: one phase of a line's columns; all float32."""
+    k = phase * across
+    numerator, weight = ring[slot, k : k + across], ring[slot, length + k : length + k + across]
+    square = ring[slot, 2 * length + k : 2 * length + k + across]
+    s0, s1, s2, s3 = signal[first:], signal[first + 1 :], signal[first + 2 :], signal[first + 3 :]
+    w0, w1, w2, w3 = power[first:], power[first + 1 :], power[first + 2 :], power[first + 3 :]
+    for i in range(across):
+        numerator[i] = h0 * s0[i] + h1 * s1[i] + h2 * s2[i] + h3 * s3[i]
+        a, b, c, d = h0 * w0[i], h1 * w1[i], h2 * w2[i], h3 * w3[i]
+        weight[i] = a + b + c + d
+        square[i] = h0 * a + h1 * b + h2 * c + h3 * d
+
+
+@njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
+def _add_four_taps(signal, power, first, h0, h1, h2, h3, ring, slot, phase, across, length):
+    """Add four further taps to what is there, see :func:`_convolve_four`."""
     k = phase * across
     numerator, weight = ring[slot, k : k + across], ring[slot, length + k : length + k + across]
     square = ring[slot, 2 * length + k : 2 * length + k + across]
@@ -1030,7 +1061,6 @@ def _convolve_four(signal, power, first, h0, h1, h2, h3, ring, slot, phase, acro
     w0, w1, w2, w3 = power[first:], power[first + 1 :], power[first + 2 :], power[first + 3 :]
     for i in range(across):
         numerator[i] += h0 * s0[i] + h1 * s1[i] + h2 * s2[i] + h3 * s3[i]
-    for i in range(across):
         a, b, c, d = h0 * w0[i], h1 * w1[i], h2 * w2[i], h3 * w3[i]
         weight[i] += a + b + c + d
         square[i] += h0 * a + h1 * b + h2 * c + h3 * d
@@ -1068,10 +1098,13 @@ def _spread(signal, power, place, step, sigma, reach, taps, ring, slot, columns)
 
 @njit(nogil=True, cache=True)
 def _grid_line(
-    samples, origin, start, baseline, gain, tables, limits, first_tau, columns_per_sample, sigma, phases, signal, power,
-    taps, ring, slot,
+    samples, origin, start, delay, baseline, gain, tables, limits, first_tau, columns_per_sample, sigma, phases, signal,
+    power, taps, ring, slot,
 ):  # fmt: skip
     """Spread a line's samples along the line: numerator, weight and square of its columns into ``ring[slot]``.
+
+    The line starts ``delay`` after ``start``. Positions on it are not computed from sample numbers, which would round
+    otherwise for other origins.
 
     ring: float32 (lines, 3·P·Q). Where P = ``phases`` columns make a sample, column P·i + r lies at r·Q + i: all
     samples of the line then meet the columns of a phase alike, and gridding is one short convolution per phase,
@@ -1081,49 +1114,73 @@ def _grid_line(
     width = signal.shape[0]
     length = ring.shape[1] // 3
     reach = _KERNEL_REACH * sigma
-    for i in range(ring.shape[1]):
-        ring[slot, i] = np.float32(0.0)
-    first = math.ceil(start + first_tau - reach)
     first_lit = math.ceil(start)
+    lead = first_lit - start - delay  # position of sample first_lit, from here on 0 to 1
+    first_lit, lead = first_lit - math.floor(lead), lead - math.floor(lead)
+    ahead = math.ceil(first_tau - reach - lead)
+    first = first_lit + ahead
     begin = max(0, max(first_lit, origin) - first)
     end = min(width, min(first_lit + light.shape[2], origin + samples.shape[0]) - first)
     if end <= begin:
+        ring[slot] = np.float32(0.0)
         return
     steps = light.shape[0]
-    place = (first_lit - start) * steps
+    place = lead * steps
     row = min(int(place), steps - 1)
     _signal_and_power(
         samples, first + begin - origin, scale, shift, (first + begin) % CONVERTERS, light, row,
-        first + begin - first_lit, np.float32(place - row), np.float32(baseline), np.float32(1.0 / gain),
+        begin + ahead, np.float32(place - row), np.float32(baseline), np.float32(1.0 / gain),
         np.float32(limits[0]), np.float32(limits[1]), begin, end, signal, power,
     )  # fmt: skip
     # columns, counted from the image's first, that the first sample reaches
-    here, reach = (first - start - first_tau) * columns_per_sample, reach * columns_per_sample
+    here, reach = (ahead + lead - first_tau) * columns_per_sample, reach * columns_per_sample
     sigma = sigma * columns_per_sample
     if phases == 1 and columns_per_sample != 1.0:
+        ring[slot] = np.float32(0.0)
         _spread(signal, power, here, columns_per_sample, sigma, reach, taps, ring, slot, length)
         return
     lowest, highest = math.ceil(here - reach), math.floor(here + reach)
     _gaussian_taps((lowest - here) / sigma, 1.0 / sigma, highest + 1 - lowest, taps)
-    zero = np.float32(0.0)
+    zero, across = np.float32(0.0), length // phases
     for r in range(phases):
         # column r of a sample is reached from ``before`` samples further on, by tap r - phases·before
         before = max(0, math.ceil((r - highest) / phases))
         tap = r - phases * before - lowest
-        while tap >= 0:
+        if tap < phases:  # one tap, or none
+            h0, tap = taps[tap] if tap >= 0 else zero, -1
+            _convolve_two(signal, power, before, h0, zero, ring, slot, r, across, length)
+        elif tap < 2 * phases:
+            _convolve_two(signal, power, before, taps[tap], taps[tap - phases], ring, slot, r, across, length)
+            tap = -1
+        else:
+            h0, h1, h2 = taps[tap], taps[tap - phases], taps[tap - 2 * phases]
+            h3 = taps[tap - 3 * phases] if tap >= 3 * phases else zero
+            _convolve_four(signal, power, before, h0, h1, h2, h3, ring, slot, r, across, length)
+        while tap >= 4 * phases:
+            before += 4
+            tap -= 4 * phases
             h1 = taps[tap - phases] if tap >= phases else zero
             h2 = taps[tap - 2 * phases] if tap >= 2 * phases else zero
             h3 = taps[tap - 3 * phases] if tap >= 3 * phases else zero
-            _convolve_four(
-                signal, power, before, taps[tap], h1, h2, h3, ring, slot, r, length // phases, length
-            )  # fmt: skip
-            before += 4
-            tap -= 4 * phases
+            _add_four_taps(signal, power, before, taps[tap], h1, h2, h3, ring, slot, r, across, length)
+
+
+@njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
+def _four_lines(ring, i0, i1, i2, i3, h0, h1, h2, h3, total):
+    """Four lines of ``ring`` into a row; the last third, squares, with the squares of their weights; all float32."""
+    split = total.shape[0] // 3 * 2
+    a, b, c, d = ring[i0], ring[i1], ring[i2], ring[i3]
+    for i in range(split):
+        total[i] = h0 * a[i] + h1 * b[i] + h2 * c[i] + h3 * d[i]
+    a, b, c, d, total = a[split:], b[split:], c[split:], d[split:], total[split:]
+    h0, h1, h2, h3 = h0 * h0, h1 * h1, h2 * h2, h3 * h3
+    for i in range(total.shape[0]):
+        total[i] = h0 * a[i] + h1 * b[i] + h2 * c[i] + h3 * d[i]
 
 
 @njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
 def _add_four_lines(ring, i0, i1, i2, i3, h0, h1, h2, h3, total):
-    """Add four lines of ``ring`` to a row; the last third, squares, with the squares of their weights; all float32."""
+    """Add four further lines to what is there, see :func:`_four_lines`."""
     split = total.shape[0] // 3 * 2
     a, b, c, d = ring[i0], ring[i1], ring[i2], ring[i3]
     for i in range(split):
@@ -1149,21 +1206,28 @@ def _divide(total, floors, image, spread):
 
 @njit(nogil=True, cache=True)
 def _interleave(phased, phases, image, row):
-    """Columns in order into ``image[row]``, from phase-major ones; the usual two phases apart, for the compiler."""
+    """Columns in order into ``image[row]``, from phase-major ones; the usual two and three phases apart, since the
+    compiler writes them in vectors."""
     out = image[row]
     across, columns = phased.shape[0] // phases, out.shape[0]
+    whole = columns // phases
     if phases == 2:
-        even, odd = phased[:across], phased[across:]
-        for i in range(columns // 2):
-            out[2 * i] = even[i]
-            out[2 * i + 1] = odd[i]
-        if columns % 2:
-            out[columns - 1] = even[columns // 2]
-        return
-    for r in range(phases):
-        one, other = phased[r * across :], out[r:]
-        for i in range((columns - r + phases - 1) // phases):
-            other[i * phases] = one[i]
+        one, two = phased[:across], phased[across:]
+        for i in range(whole):
+            out[2 * i] = one[i]
+            out[2 * i + 1] = two[i]
+    elif phases == 3:
+        one, two, three = phased[:across], phased[across : 2 * across], phased[2 * across :]
+        for i in range(whole):
+            out[3 * i] = one[i]
+            out[3 * i + 1] = two[i]
+            out[3 * i + 2] = three[i]
+    else:
+        for i in range(whole):
+            for r in range(phases):
+                out[i * phases + r] = phased[r * across + i]
+    for q in range(whole * phases, columns):
+        out[q] = phased[(q - whole * phases) * across + whole]
 
 
 @njit(nogil=True, cache=True)
@@ -1174,14 +1238,23 @@ def _mark_known(image, known, row):
 
 
 @njit(nogil=True, cache=True)
-def grid_image(samples, origin, starts, fits, tables, limits, grid, transmission, std, known):
+def _aligned(size):
+    """Room for some float32, from the beginning of a cache line on: vectors across two take twice the time."""
+    room = np.empty(size + _ALIGNED, np.float32)
+    ahead = -(room.ctypes.data // 4) % _ALIGNED
+    return room[ahead : ahead + size]
+
+
+@njit(nogil=True, cache=True)
+def grid_image(samples, origin, starts, fits, tables, limits, grid, transmission, std, known, skipped_rows=0):
     """Image of lines, each sample at its true place, by weighted least squares per pixel.
 
     Pixel value = numerator / weight estimates the transmission with Gaussian weights in line and position times the
     light's squared signal to noise; square / weight² is its variance. starts: float64 (N,); fits: float64 (N, 9) of
     :func:`fit_lines`. tables = (scale, shift, light, variance, usable, peak), see line_fit.ImageTables; grid =
     (line of row 0 counted from starts[0], lines per row, position of column 0, columns per sample, sigma in lines,
-    sigma in samples). transmission, std: float32, known: bool, all (rows, columns).
+    sigma in samples). transmission, std: float32, known: bool, all (rows, columns); they begin ``skipped_rows`` after
+    row 0: an image made in pieces has the rows of one made at once, to the last bit.
     Lines are spread along the line once, and kept only as long as a row is in reach.
     """
     first_row, row_step, first_tau, columns_per_sample, sigma_lines, sigma = grid
@@ -1189,22 +1262,19 @@ def grid_image(samples, origin, starts, fits, tables, limits, grid, transmission
     rows, columns = transmission.shape
     whole = int(columns_per_sample)
     phases = whole if whole == columns_per_sample else 1
-    across = (columns + phases - 1) // phases
+    across = ((columns + phases - 1) // phases + _ALIGNED - 1) // _ALIGNED * _ALIGNED
     length = across * phases
     reach, reach_lines = _KERNEL_REACH * sigma, _KERNEL_REACH * sigma_lines
     width = int(length / columns_per_sample + 2.0 * reach) + 8
     kept = int(2.0 * reach_lines) + 2
     signal, power = np.empty(width, np.float32), np.empty(width, np.float32)
     taps = np.empty(int(2.0 * reach * columns_per_sample) + 4, np.float32)
-    ring = np.empty((kept, 3 * length), np.float32)
+    ring = _aligned(kept * 3 * length).reshape(kept, 3 * length)
     slots, heights, usual = np.empty(kept + 4, np.int64), np.empty(kept + 4, np.float32), np.empty(kept + 4, np.float32)
-    total, phased, phased_std = (
-        np.empty(3 * length, np.float32),
-        np.empty(length, np.float32),
-        np.empty(length, np.float32),
-    )
+    total, phased, phased_std = _aligned(3 * length), _aligned(length), _aligned(length)
     # a pixel that only one side or the far tail of the kernel reaches is a guess, not a measurement
-    floors = np.full(length, np.float32(np.inf))
+    floors = _aligned(length)
+    floors[:] = np.float32(np.inf)
     fine = usable.shape[0] // variance.shape[0]
     for q in range(columns):
         tau = first_tau + q / columns_per_sample
@@ -1221,27 +1291,33 @@ def grid_image(samples, origin, starts, fits, tables, limits, grid, transmission
     floors += np.float32(_LEAST_WEIGHT * full)
     done = 0
     for r in range(rows):
-        centre = first_row + r * row_step
-        first = max(0, math.ceil(centre - reach_lines))
-        last = min(starts.shape[0] - 1, math.floor(centre + reach_lines))
+        centre = first_row + (skipped_rows + r) * row_step
+        whole_line = math.floor(centre)  # apart from its fraction, which is the same wherever lines are counted from
+        centre -= whole_line
+        first = max(0, whole_line + math.ceil(centre - reach_lines))
+        last = min(starts.shape[0] - 1, whole_line + math.floor(centre + reach_lines))
         for n in range(max(done, first), last + 1):
             if np.isfinite(fits[n, 1]):
                 _grid_line(
-                    samples, origin, starts[n] + fits[n, 0], fits[n, 3], fits[n, 4], tables, limits, first_tau,
+                    samples, origin, starts[n], fits[n, 0], fits[n, 3], fits[n, 4], tables, limits, first_tau,
                     columns_per_sample, sigma, phases, signal, power, taps, ring, n % kept,
                 )  # fmt: skip
         done = max(done, last + 1)
         if last >= first:
-            _gaussian_taps((first - centre) / sigma_lines, 1.0 / sigma_lines, last + 1 - first, usual)
+            _gaussian_taps((first - whole_line - centre) / sigma_lines, 1.0 / sigma_lines, last + 1 - first, usual)
         count = 0
         for n in range(first, last + 1):
             if np.isfinite(fits[n, 1]):
                 slots[count], heights[count] = n % kept, usual[n - first]
                 count += 1
-        total[:] = np.float32(0.0)
-        for k in range(count, count + 3):
-            slots[k], heights[k] = slots[0], np.float32(0.0)
-        for k in range(0, count, 4):
+        for k in range(count, count + 4):  # lines without weight to make up whole fours, one four at least
+            slots[k], heights[k] = slots[0] if count else 0, np.float32(0.0)
+        if count == 0:
+            ring[0] = np.float32(0.0)
+        _four_lines(
+            ring, slots[0], slots[1], slots[2], slots[3], heights[0], heights[1], heights[2], heights[3], total
+        )  # fmt: skip
+        for k in range(4, count, 4):
             _add_four_lines(
                 ring, slots[k], slots[k + 1], slots[k + 2], slots[k + 3],
                 heights[k], heights[k + 1], heights[k + 2], heights[k + 3], total,

@@ -185,6 +185,7 @@ def reconstruct(
     *,
     rows: tuple[float, float],
     tau: tuple[float, float],
+    skipped_rows: int = 0,
     fits: np.ndarray | None = None,
 ) -> TransmissionImage:
     """Transmission image of a window of lines and positions.
@@ -201,6 +202,9 @@ def reconstruct(
         First and last line of the window.
     tau : (float, float)
         First and last position of the window on the line [samples].
+    skipped_rows : int, optional
+        Rows of pixels at the window's beginning that are left out. The others are the same to the last bit, so that a
+        long image can be made in pieces.
     fits : ndarray of shape (N, 9), optional
         Baseline, pulse energy and delay of the lines, as ``line_fit.line_fits`` gives them; by default they are fitted
         here.
@@ -219,16 +223,19 @@ def reconstruct(
     """
     require_dark_level(background)
     own = image_tables_of(background, tables)
-    shape = window_pixels(grid, rows, tau)
+    rows_laid, columns = window_pixels(grid, rows, tau)
+    shape = max(2, rows_laid - skipped_rows), columns
     transmission, std, known = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.bool_)
     place = grid_place(grid, rows[0] - first_line, tau[0])
     if fits is None:
         fits = registered_fits(samples, origin, starts, background, tables)
-    _kernels.grid_image(samples, origin, starts, fits, own.arrays, own.limits, place, transmission, std, known)
+    _kernels.grid_image(
+        samples, origin, starts, fits, own.arrays, own.limits, place, transmission, std, known, skipped_rows
+    )
     return TransmissionImage(
         transmission=transmission,
         std=std,
-        first_line=rows[0],
+        first_line=rows[0] + skipped_rows * grid.lines_per_row,
         lines_per_row=grid.lines_per_row,
         tau_first_samples=tau[0],
         columns_per_sample=grid.columns_per_sample,

@@ -281,7 +281,7 @@ def test_a_distributed_scheduler_gives_the_same_bytes(simulated: Path, results: 
 def test_full_image_shows_every_line(simulated: Path, tmp_path: Path) -> None:
     record = process_capture(simulated, tmp_path, full_image=True)
     with h5py.File(tmp_path / "simulated.image.h5") as file:
-        image = file["segment_0/transmission"]
+        image = file["transmission"]
         rows = (record["accounting"]["lines"] - 1) / record["grid"]["lines_per_row"]
         assert image.shape[0] == int(rows) + 1
         assert np.nanmedian(image[:]) == pytest.approx(1.0, abs=0.02)
