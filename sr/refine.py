@@ -28,9 +28,8 @@ from .reconstruct import (
 SMOOTH_LENGTH = 1.0
 # Pixels solved for beyond the window, in smooth lengths: what lies beyond it is not felt within.
 MARGIN = 4.0
-# The residual of the normal equations, as the preconditioner measures it, falls to this share of an empty channel's
-# signal: images are then within 5·10⁻⁴ of the optimum (root mean square).
-TOLERANCE = 1e-3
+# What the solver leaves undone, as its preconditioner measures it, in standard deviations of a pixel.
+TOLERANCE = 0.01
 MOST_STEPS = 60
 # Share of the usual power of the samples around it from which a pixel is known.
 _LEAST_SUPPORT = 0.25
@@ -62,7 +61,7 @@ def reconstruct_regularised(
         Standard deviation of the Gaussian response of detector and digitiser [samples], taken out of the image as far
         as the noise allows.
     tolerance : float, optional
-        Share of the signal that the residual may keep; the solver stops there.
+        What the solver leaves undone, in standard deviations of a pixel.
 
     Returns
     -------
@@ -86,7 +85,7 @@ def reconstruct_regularised(
     D₁₁ and D₂₂ being second differences along lines and samples, ρ the usual Σ p²/v per pixel, and a, b the squares of
     the smooth length in pixels. Optics pass a product of a function of each axis, and so does this penalty's inverse,
     which makes it both a better prior for what a microscope can show than total variation, and one that two banded
-    systems invert. Solved by conjugate gradients, preconditioned with that inverse.
+    systems invert. Solved by conjugate gradients, preconditioned with that inverse, from the empty channel on.
     """
     window = lay_window(grid, rows, tau)
     if fits is None:

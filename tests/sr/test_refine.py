@@ -72,6 +72,17 @@ def test_image_does_not_depend_on_the_window(usual: tuple) -> None:
     np.testing.assert_array_equal(long.known[200:231, 90:241], short.known)
 
 
+def test_what_the_solver_leaves_undone_is_far_below_the_noise(usual: tuple) -> None:
+    simulated, found = usual
+    for index in range(4):
+        done, _ = image_and_truth(reconstruct_regularised, simulated, found, index, GRID, tolerance=1e-5)
+        image, _ = image_and_truth(reconstruct_regularised, simulated, found, index, GRID)
+        both = image.known & done.known
+        left = ((image.transmission - done.transmission) / done.std)[both]
+        assert np.sqrt(np.mean(left**2)) < 0.05
+        assert np.abs(left).max() < 0.5
+
+
 def test_posterior_is_that_of_scenes_drawn_from_the_prior() -> None:
     """Error over stated deviation is a unit normal, where the light is strong and where it is weak."""
     rng = np.random.default_rng(1)
