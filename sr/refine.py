@@ -27,9 +27,9 @@ from .reconstruct import (
 # Smoothness of the image, in kernels of the grid: details this long are damped to half.
 SMOOTH_LENGTH = 1.0
 # Pixels solved for beyond the window, in smooth lengths: what lies beyond it is not felt within.
-MARGIN = 4.0
+MARGIN = 8.0
 # What the solver leaves undone, as its preconditioner measures it, in standard deviations of a pixel.
-TOLERANCE = 0.01
+TOLERANCE = 0.003
 MOST_STEPS = 60
 # Share of the usual power of the samples around it from which a pixel is known.
 _LEAST_SUPPORT = 0.25
