@@ -31,6 +31,8 @@ MARGIN = 8.0
 # What the solver leaves undone, as its preconditioner measures it, in standard deviations of a pixel.
 TOLERANCE = 0.003
 MOST_STEPS = 60
+# The detector's response is cut at this many standard deviations.
+_RESPONSE_REACH = 3.5
 # Share of the usual power of the samples around it from which a pixel is known.
 _LEAST_SUPPORT = 0.25
 _PER_OCTAVE, _OCTAVES = 4, 24
@@ -87,7 +89,7 @@ def reconstruct_regularised(
     which makes it both a better prior for what a microscope can show than total variation, and one that two banded
     systems invert. Solved by conjugate gradients, preconditioned with that inverse, from the empty channel on.
     """
-    window = lay_window(grid, rows, tau)
+    window = lay_window(grid, rows, tau, background.lit_samples, response_samples)
     if fits is None:
         fits = registered_fits(samples, origin, starts, background, tables)
     signal, power, laid = weigh_window(
@@ -109,7 +111,9 @@ class Window:
     pixels : (int, int)
         Rows and columns of the window.
     margin : (int, int)
-        Rows and columns of the margin, on either side.
+        Rows before (and after) the window, and columns before it.
+    columns_after : int
+        Columns after it.
     first_line, first_tau : float
         Line of row 0 and position of column 0, of the window.
     """
@@ -117,6 +121,7 @@ class Window:
     grid: Grid
     pixels: tuple[int, int]
     margin: tuple[int, int]
+    columns_after: int
     first_line: float
     first_tau: float
 
@@ -128,8 +133,8 @@ class Window:
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns that are solved for; whole samples along the line."""
-        rows, columns = (n + 2 * beyond for n, beyond in zip(self.pixels, self.margin, strict=True))
-        return rows, -(-columns // self.phases) * self.phases
+        columns = self.margin[1] + self.pixels[1] + self.columns_after
+        return self.pixels[0] + 2 * self.margin[0], -(-columns // self.phases) * self.phases
 
     @property
     def stiffness(self) -> tuple[float, float]:
@@ -170,13 +175,20 @@ def smooth_lengths(grid: Grid) -> tuple[float, float]:
     )
 
 
-def lay_window(grid: Grid, rows: tuple[float, float], tau: tuple[float, float]) -> Window:
-    """Lay pixels over a window and its margin."""
+def lay_window(
+    grid: Grid, rows: tuple[float, float], tau: tuple[float, float], lit_samples: float, response_samples: float = 0.0
+) -> Window:
+    """Lay pixels over a window and its margin, which ends with the light: beyond it there is nothing to solve for."""
     if grid.columns_per_sample != int(grid.columns_per_sample):
         raise ValueError(f"columns_per_sample must be a whole number, got {grid.columns_per_sample}")
     pixels = window_pixels(grid, rows, tau)
-    margin = tuple(math.ceil(MARGIN * length) + 1 for length in smooth_lengths(grid))
-    return Window(grid, pixels, (margin[0], margin[1]), rows[0], tau[0])
+    above, beside = (math.ceil(MARGIN * length) + 1 for length in smooth_lengths(grid))
+    seen = 2 + math.ceil(_RESPONSE_REACH * response_samples * grid.columns_per_sample)
+    last_tau = tau[0] + (pixels[1] - 1) / grid.columns_per_sample
+    before, after = (
+        min(beside, max(0, math.ceil(lit * grid.columns_per_sample)) + seen) for lit in (tau[0], lit_samples - last_tau)
+    )
+    return Window(grid, pixels, (above, before), after, rows[0], tau[0])
 
 
 def weigh_window(
@@ -208,7 +220,7 @@ def weigh_window(
         samples, origin, own, fits[inside], image.arrays, image.limits, first_tau, signal, power, place
     )
     response = response_samples * phases
-    taps = np.empty((own.size, 2 * (1 + math.ceil(3.5 * response))), np.float32)
+    taps = np.empty((own.size, 2 * (1 + math.ceil(_RESPONSE_REACH * response))), np.float32)
     first, span, upper = (
         np.empty(own.size, np.int64),
         np.empty((own.size, 2), np.int64),

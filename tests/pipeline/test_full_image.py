@@ -108,7 +108,7 @@ def test_an_image_in_pieces_is_the_image_made_at_once(
 def test_a_regularised_image_in_pieces_shows_no_border(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pieces' margins hold all that is felt, to a tenth of the noise."""
+    """The pieces' margins hold all that is felt: a hundredth of the noise on the whole, a quarter of it at most."""
     job = replace(job, settings=replace(job.settings, image=ImageSettings(method="regularised")))
     write(job, tmp_path / "image.h5", monkeypatch, 61)
     with h5py.File(tmp_path / "image.h5") as file:
@@ -119,7 +119,8 @@ def test_a_regularised_image_in_pieces_shows_no_border(
         rows = float(clock.first_line), float(clock.first_line + clock.lines - 1)
         image = image_lines(job, GRID, job.survey.segments[number], clock, rows, tau)
         off = (transmission[segment == number] - image.transmission) / image.std
-        assert np.nanmax(np.abs(off)) < 0.1
+        assert np.sqrt(np.nanmean(off**2)) < 0.01
+        assert np.nanmax(np.abs(off)) < 0.25
         assert np.count_nonzero(np.isfinite(off) != image.known) < 1e-4 * off.size
 
 

@@ -86,7 +86,7 @@ def test_what_the_solver_leaves_undone_is_far_below_the_noise(usual: tuple) -> N
 def test_posterior_is_that_of_scenes_drawn_from_the_prior() -> None:
     """Error over stated deviation is a unit normal, where the light is strong and where it is weak."""
     rng = np.random.default_rng(1)
-    window = lay_window(Grid(2.0, 2.0, 0.7, 2.8), (0.0, 78.0), (0.0, 39.0))
+    window = lay_window(Grid(2.0, 2.0, 0.7, 2.8), (0.0, 78.0), (0.0, 39.0), 1000.0)
     rows, columns = window.shape
     lines, width, phases = 2 * rows, columns // 2, 2
     density = 400.0
