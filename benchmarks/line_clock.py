@@ -317,6 +317,24 @@ def ratio(square: np.ndarray, oracle_square: np.ndarray) -> tuple[float, float, 
     return float(of(np.arange(square.size))), float(low), float(high)
 
 
+def summary(tried: list[dict[str, float] | None]) -> dict[str, object]:
+    """What the captures of one case say together."""
+    runs = [r for r in tried if r is not None]
+    column = {key: np.array([r[key] for r in runs]) for key in runs[0]}
+    period = ratio(column["period_error"] ** 2, column["period_oracle"] ** 2)
+    start = ratio(column["start_square"], column["start_oracle_square"])
+    return {
+        "period_per_bound": period,
+        "start_per_bound": start,
+        "holds": max(period[0], start[0]) <= WITHIN,
+        "z": float(np.sqrt(np.mean((column["period_error"] / column["period_std_per_bound"]) ** 2))),
+        "stated": float(column["period_std_per_bound"].mean()),
+        "refused": len(tried) - len(runs),
+        "clock_ns_per_sample": float(np.median(column["clock_ns_per_sample"])),
+        "runs": runs,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=2000)
@@ -332,19 +350,12 @@ def main() -> None:
         for name in names:
             seeds = range(1, arguments.seeds + 1)
             tried = list(pool.map(run, itertools.repeat(name), itertools.repeat(arguments.lines), seeds))
-            runs = [r for r in tried if r is not None]
-            column = {key: np.array([r[key] for r in runs]) for key in runs[0]}
-            period = ratio(column["period_error"] ** 2, column["period_oracle"] ** 2)
-            start = ratio(column["start_square"], column["start_oracle_square"])
-            z = float(np.sqrt(np.mean((column["period_error"] / column["period_std_per_bound"]) ** 2)))
-            stated = float(column["period_std_per_bound"].mean())
-            holds = max(period[0], start[0]) <= WITHIN
-            summary = {"period_per_bound": period, "start_per_bound": start, "holds": holds, "z": z, "stated": stated}
-            results[name] = summary | {"refused": len(tried) - len(runs), "runs": runs}
+            results[name] = found = summary(tried)
+            period, start = found["period_per_bound"], found["start_per_bound"]
             ranges = " ".join(f"{r[0]:6.2f} ({r[1]:5.2f}-{r[2]:5.2f})" for r in (period, start))
             print(
-                f"{name:26} {ranges} {'yes' if holds else 'no':>7} {stated:7.2f} {z:7.2f} {len(tried) - len(runs):7} "
-                f"{np.median(column['clock_ns_per_sample']):7.1f}",
+                f"{name:26} {ranges} {'yes' if found['holds'] else 'no':>7} {found['stated']:7.2f} {found['z']:7.2f} "
+                f"{found['refused']:7} {found['clock_ns_per_sample']:7.1f}",
                 flush=True,
             )
     if not arguments.cases:

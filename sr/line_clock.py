@@ -272,6 +272,8 @@ def _segment_clock(blocks: np.ndarray, first: int, stop: int, background: Backgr
     terms = disturbances(blocks, background.period_samples, block_lines, droop)
     smoothed = smooth_blocks(line, place, variance, terms)
     state, covariance = smoothed.state, smoothed.covariance
+    if not smoothed.wanders:  # the mean of a block's lines lies on the inner side of the bend
+        state[:, 0] -= np.gradient(state[:, 1], line) * (block_lines**2 - 1) / 24
     knots = slice(None) if smoothed.wanders and line.size > 2 else [0, -1]
     period = state[:, 1] if smoothed.place_walk == 0 else np.gradient(state[:, 0], line)
     # lines that slide past less than a whole sample: how far they slid is known as well as the slope between samples
