@@ -30,7 +30,7 @@ WEAKEST_START = 0.3
 _JUMP_SAMPLES = 2.0
 # So many lines in a row that say nothing of the clock end it.
 _LINES_LOST = 8
-# Blocks whose chi-square is beyond so many times that of the emptiest count less; cells as usual leave enough of a line.
+# Blocks whose chi-square is beyond so many times that of the emptiest count less; cells as usual leave enough.
 _MOST_CHI2 = 3.0
 # Samples read at a time; fixed, so that the result does not depend on how a caller cuts the capture.
 PIECE_SAMPLES = 1 << 22
