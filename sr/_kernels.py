@@ -769,28 +769,32 @@ def track_blocks(
     priors,
     chi2_limit,
     updates,
+    least_lines,
     out,
 ):
     """Follow the line clock through ``samples`` in blocks of lines, from a predicted start and period.
 
     Each block is fitted where the clock so far predicts it; the prediction is a growing-memory straight line that
-    settles to a gentle loop. ``updates`` blocks were already averaged. out: float64 (blocks, 6): line index of the
+    settles to a gentle loop. ``updates`` blocks were already averaged. out: float64 (blocks, 7): line index of the
     measurement counted from the first block's first line, its place [samples], variance, median chi-square,
-    median gain, mean light missing from a line.
-    Stops after a block whose next one would start beyond ``last_start`` or when the clock is lost.
+    median gain, mean light missing from a line, mean baseline.
+    Stops after a block whose next one would start beyond ``last_start`` or when the clock is lost; the last block may
+    be shorter than the others, but no shorter than ``least_lines``.
     Return (blocks done, next start, period, updates, lines advanced, lost).
     """
-    fits = np.empty((block_lines, 9))
-    starts = np.empty(block_lines)
+    all_fits = np.empty((block_lines, 9))
+    all_starts = np.empty(block_lines)
     mean = np.empty(4)
     line = 0
     misses = 0
     block = 0
-    while block < out.shape[0] and start + (block_lines - 1) * period <= last_start:
+    while block < out.shape[0] and start + (least_lines - 1) * period <= last_start:
+        lines = min(block_lines, int((last_start - start) / period) + 1)
+        fits, starts = all_fits[:lines], all_starts[:lines]
         found = False
         moved = 0.0
         for attempt in range(4):
-            for n in range(block_lines):
+            for n in range(lines):
                 starts[n] = start + n * period
             fit_lines(samples, origin, starts, tables, limits, priors, chi2_limit, fits)
             block_delay(fits, 1.0, mean)
@@ -806,6 +810,7 @@ def track_blocks(
         out[block, 3] = np.median(fits[:, 5])
         out[block, 4] = np.median(fits[:, 4])
         out[block, 5] = np.mean(fits[:, 8])
+        out[block, 6] = np.mean(fits[:, 3])
         block += 1
         if found:
             misses = 0

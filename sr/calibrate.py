@@ -29,6 +29,9 @@ _BLOCK_LINES = 32
 _MANY_LINES, _FEW_LINES = 60, 16
 _FINEST_KNOTS = 16
 _MOST_ROUNDS = 10
+# Blocks whose chi-square is beyond so many times that of the emptiest count less: with a rough profile, what is left
+# beside a cell is fitted wrongly.
+_MOST_CHI2 = 1.5
 # Variance of rounding to whole codes; no noise is less.
 _ROUNDING = 1 / 12
 # Rounds go on until the empty line changes by less than this share of its noise (root mean square where it is lit).
@@ -255,7 +258,7 @@ def _steady_starts(samples: np.ndarray, origin: int, background: Background, tab
     good = blocks[np.isfinite(blocks[:, 2]), 0]
     if good.size < 2:
         return None
-    clock = steady_clock(blocks[:, 0], blocks[:, 1], credible_variance(blocks), period, block_lines)
+    clock = steady_clock(blocks[:, 0], blocks[:, 1], credible_variance(blocks, _MOST_CHI2), period, block_lines)
     # the light may have come and gone; what is left at the end is too short for a block
     last = min(good[-1] + 2 * block_lines, samples.size / period)
     starts = clock(np.arange(max(0.0, np.ceil(good[0] - block_lines)), last))

@@ -16,7 +16,7 @@ from .background import Background
 from .errors import SignalError
 from .line_fit import LineTables, line_fits
 from .period import MIN_LINES, find_period
-from .tracking import correlate_start, credible_variance, disturbances, follow_blocks, smooth_blocks
+from .tracking import correlate_start, credible_variance, disturbances, droop_delays, follow_blocks, smooth_blocks
 
 BLOCK_LINES = 64
 # From this many lines on, every fourth block is measured: the period's error doubles, far below the wander by then.
@@ -30,6 +30,8 @@ WEAKEST_START = 0.3
 _JUMP_SAMPLES = 2.0
 # So many lines in a row that say nothing of the clock end it.
 _LINES_LOST = 8
+# Blocks whose chi-square is beyond so many times that of the emptiest count less; cells as usual leave enough.
+_MOST_CHI2 = 3.0
 # Samples read at a time; fixed, so that the result does not depend on how a caller cuts the capture.
 PIECE_SAMPLES = 1 << 22
 
@@ -163,6 +165,7 @@ def measure_segment_clocks(
         blocks, start, period, updates, advanced, lost = follow_blocks(
             samples, position, start, period, tables,
             block_lines=block_lines, stride=stride, updates=updates, gain_std=3 * background.gain_std,
+            to_the_end=position + samples.size >= stop,
         )  # fmt: skip
         blocks[:, 0] += line
         line += advanced
@@ -264,10 +267,13 @@ def _local_period(
 
 def _segment_clock(blocks: np.ndarray, first: int, stop: int, background: Background, block_lines: int) -> SegmentClock:
     """Smooth the blocks and number the lines whose lit part lies wholly within the samples first … stop."""
-    line, place, variance = blocks[:, 0], blocks[:, 1], credible_variance(blocks)
-    terms = disturbances(blocks, background.period_samples, block_lines)
+    droop = droop_delays(blocks, background)
+    line, place, variance = blocks[:, 0], blocks[:, 1] - droop, credible_variance(blocks, _MOST_CHI2)
+    terms = disturbances(blocks, background.period_samples, block_lines, droop)
     smoothed = smooth_blocks(line, place, variance, terms)
     state, covariance = smoothed.state, smoothed.covariance
+    if not smoothed.wanders:  # the mean of a block's lines lies on the inner side of the bend
+        state[:, 0] -= np.gradient(state[:, 1], line) * (block_lines**2 - 1) / 24
     knots = slice(None) if smoothed.wanders and line.size > 2 else [0, -1]
     period = state[:, 1] if smoothed.place_walk == 0 else np.gradient(state[:, 0], line)
     # lines that slide past less than a whole sample: how far they slid is known as well as the slope between samples

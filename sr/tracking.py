@@ -17,9 +17,13 @@ _START_WINDOWS = 16
 # A window correlates nearly best when it misses the best one's correlation by no more than this, or by this share of
 # what the best one misses a perfect one by (noise).
 _NEARLY_BEST, _NEARLY_BEST_SHARE = 0.01, 0.2
-# What may add to a block's place, in standard deviations of a typical block. An error of the profile: little, since it
-# was measured on far more lines than a block has. Light missing from its lines: what the data say.
-_PROFILE_SHARE, _MISSING_SHARE = 0.3, 10.0
+# Fewest lines of a last, shorter block.
+_LEAST_LINES = 8
+# Fewest blocks that tell the corner of an AC coupling.
+_LEAST_BLOCKS_OF_DROOP = 6
+# What may add to a block's place. An error of the profile, in standard deviations of a typical block: little, since it
+# was measured on far more lines than a block has. What an AC-coupled baseline shifts: a share of what is taken off.
+_PROFILE_SHARE, _DROOP_SHARE = 0.3, 0.3
 
 
 def correlate_start(samples: np.ndarray, background: Background, *, lines: int = 32) -> tuple[float, float]:
@@ -90,16 +94,67 @@ def phase_terms(place: np.ndarray, period: float, block_lines: int, orders: int 
     return np.concatenate([share * np.cos(angle), share * np.sin(angle)], axis=1)
 
 
-def disturbances(blocks: np.ndarray, period: float, block_lines: int) -> np.ndarray:
+def droop_delays(blocks: np.ndarray, background: Background) -> np.ndarray:
+    """How much later an AC-coupled baseline makes the lines of each block seem [samples]; shape (B,).
+
+    Parameters
+    ----------
+    blocks : ndarray of shape (B, 7)
+        From :func:`follow_blocks`.
+    background : Background
+        The empty line.
+
+    Notes
+    -----
+    Against empty lines, the baseline b obeys b' = r·(m - b) at every sample: m is the light missing there, r the corner
+    of the coupling. A delay is the weighted least-squares projection of a line on the slope of the empty one, less what
+    baseline and energy explain of it; with Q, the running integral of that weighted slope, and I, its information, the
+    baseline adds (1 / I)·∫ Q·b' to it (by parts). Over a line, b' is the missing light less what decays. The corner
+    comes from the blocks themselves: from how their baselines change with the light that was missing. Where they do not
+    show one (no cells, or DC coupling), nothing is taken off.
+    """
+    period, step = background.period_samples, 1 / 16
+    good = np.flatnonzero(np.isfinite(blocks[:, 2]))
+    if good.size < _LEAST_BLOCKS_OF_DROOP:
+        return np.zeros(len(blocks))
+    line, missing, baseline = blocks[good, 0], blocks[good, 5], blocks[good, 6]
+    lines = np.diff(line)
+    near = lines < 2 * np.median(lines)
+    driving = missing - period * baseline
+    columns = np.stack([0.5 * lines * (driving[1:] + driving[:-1]), lines], axis=1)[near]
+    change = np.diff(baseline)[near]
+    normal = columns.T @ columns
+    if normal[0, 0] <= 0 or np.linalg.det(normal) <= 1e-12 * normal[0, 0] * normal[1, 1]:
+        return np.zeros(len(blocks))
+    corner, falling = np.linalg.solve(normal, columns.T @ change)  # falling: baselines are relative, see calibrate
+    left = change - columns @ (corner, falling)
+    doubt = np.sqrt(left @ left / max(change.size - 2, 1) * np.linalg.inv(normal)[0, 0])
+    if corner <= 0:
+        return np.zeros(len(blocks))
+    credible = corner**2 / (corner**2 + doubt**2)
+    tau = np.arange(0.0, period, step)
+    light, slope = background.profile.light_and_slope(tau)
+    weight = np.where(background.is_censored(tau), 0.0, 1 / background.variance_of(light, slope))
+    nuisance = np.stack([np.ones_like(light), light])
+    weighted = nuisance * weight
+    free = weight * (slope - nuisance.T @ np.linalg.solve(weighted @ nuisance.T, weighted @ slope))
+    told = float(free @ slope) * step
+    running = np.cumsum(free) * step
+    per_missing = float(running @ np.maximum(light, 0.0) / np.maximum(light, 0.0).sum())
+    per_baseline = float(running.sum()) * step
+    of_baseline = per_baseline * (falling / period - corner * blocks[:, 6])
+    return credible / told * (corner * per_missing * blocks[:, 5] + of_baseline)
+
+
+def disturbances(blocks: np.ndarray, period: float, block_lines: int, droop: np.ndarray) -> np.ndarray:
     """What can add to the blocks' places besides the clock and noise, shape (B, N), for :func:`smooth_blocks`.
 
-    The profile's error with the phase (:func:`phase_terms`), and the light missing from the lines: an AC-coupled
-    baseline rises behind a cell within the line, so that what is left of the line seems to come later.
+    The profile's error with the phase (:func:`phase_terms`), and some share of the ``droop`` that was taken off them
+    (:func:`droop_delays`).
     """
-    missing = blocks[:, 5:6] / max(float(np.abs(blocks[:, 5]).max()), 1e-30)
-    return np.concatenate(
-        [_PROFILE_SHARE * phase_terms(blocks[:, 1], period, block_lines), _MISSING_SHARE * missing], axis=1
-    )
+    typical = float(np.sqrt(np.median(blocks[np.isfinite(blocks[:, 2]), 2])))
+    terms = _PROFILE_SHARE * phase_terms(blocks[:, 1], period, block_lines)
+    return np.concatenate([terms, _DROOP_SHARE / typical * droop[:, None]], axis=1)
 
 
 def steady_clock(
@@ -333,34 +388,38 @@ def follow_blocks(
     stride: int = 1,
     updates: int = 0,
     gain_std: float = 0.2,
+    to_the_end: bool = False,
 ) -> tuple[np.ndarray, float, float, int, int, bool]:
     """Measure the clock in blocks of lines from a predicted start on; see :func:`_kernels.track_blocks`.
 
+    With ``to_the_end`` what is left at the end makes a shorter block.
+
     Returns
     -------
-    blocks : ndarray of shape (B, 6)
+    blocks : ndarray of shape (B, 7)
         Of each block: line (counted from the first), place [samples], variance, median chi-square, median gain, mean
-        light missing from a line [codes·samples].
+        light missing from a line [codes·samples], mean baseline [codes].
     start, period, updates, lines, lost
         State from which the next call goes on.
     """
     last_start = origin + samples.shape[0] - tables.width - 2
     most = max(0, int((last_start - start) / (block_lines * stride * period * 0.98)) + 2)
-    out = np.empty((most, 6))
+    out = np.empty((most, 7))
     priors = (1 / gain_std**2, 1.0)
+    least_lines = min(block_lines, _LEAST_LINES) if to_the_end else block_lines
     done, *state = _kernels.track_blocks(
         samples, origin, start, period, block_lines, stride, last_start, tables.arrays, tables.limits, priors,
-        tables.chi2_limit, updates, out,
+        tables.chi2_limit, updates, least_lines, out,
     )  # fmt: skip
     return (out[:done], *state)
 
 
-def credible_variance(blocks: np.ndarray) -> np.ndarray:
+def credible_variance(blocks: np.ndarray, most_chi2: float) -> np.ndarray:
     """Variance of block measurements, shape (B,), enlarged where a block is much less empty than the emptiest ones.
 
-    The light beside a cell is not quite the empty line's (diffraction, scatter), which shifts what is measured there
-    by more than noise does; where other blocks are emptier, they shall decide.
+    The light beside an object is not quite the empty line's (diffraction, scatter), which shifts what is measured there
+    by more than noise does; where a block's chi-square is beyond ``most_chi2`` times that of the emptiest fifth, other
+    blocks shall decide.
     """
     chi2 = blocks[:, 3]
-    emptiest = np.quantile(chi2, 0.2)
-    return blocks[:, 2] * np.square(np.maximum(1.0, chi2 / (1.5 * emptiest)))
+    return blocks[:, 2] * np.square(np.maximum(1.0, chi2 / (most_chi2 * np.quantile(chi2, 0.2))))
