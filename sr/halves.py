@@ -78,7 +78,8 @@ def images_of_halves(
     Returns
     -------
     first, second : TransmissionImage
-        No sample serves both.
+        No sample serves both. On detail finer than a half samples, see :class:`Halves`, they may agree by sharing their
+        aliases, or disagree by opposite ones: such frequencies say nothing.
     """
     fits = line_fits(
         samples, origin, starts, tables, gain_std=background.gain_std, delay_std=background.delay_std_samples,
