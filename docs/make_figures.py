@@ -37,6 +37,7 @@ from stretchscope.sr.reconstruct import (
     kernel_scores,
     reconstruct,
 )
+from stretchscope.sr.sampling import EVEN_ENOUGH, evenness, phase_coverage
 
 LINES_PER_SAMPLE = 55.0  # stated by the file, for its 5 GSa/s
 EMPTY = np.r_[0:208, 735:990]  # lines without the droplet
@@ -233,6 +234,37 @@ def numbers(m: Measured) -> dict[str, float]:
     }
 
 
+def planning_figure() -> Figure:
+    """How finely lines sample together, over their number and over the fraction of a sample in the line period."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.5), layout="constrained")
+    lines = np.arange(1, 49)
+    left.plot(lines, lines, color="0.75", linewidth=0.8, linestyle="--")
+    for period, label, colour in (
+        (430.618, "430.618, far from any fraction", ACCENT),
+        (430.0 + 1 / 3, "430 1/3, locked", PALE),
+        (430.515, "430.515, near 430 1/2", SECOND),
+        (431.0345, "431.0345, near 431", "#b8912f"),
+    ):
+        left.step(
+            lines,
+            [phase_coverage(period * np.arange(n)).factor for n in lines],
+            color=colour,
+            label=label,
+            where="post",
+        )
+    left.set(xlabel="lines used together", ylabel="finer than one line by", xlim=(0, 48), ylim=(0, 40))
+    left.set_title("a  line period [samples]")
+    left.legend(frameon=False, fontsize=8, loc="upper left")
+    fraction = np.arange(0, 1.0001, 0.001)
+    for used, colour in ((3, PALE), (5, ACCENT), (10, SECOND)):
+        right.plot(fraction, [evenness(430 + f, used) for f in fraction], color=colour, linewidth=1.1, label=f"{used}")
+    right.axhline(EVEN_ENOUGH, color="0.5", linewidth=0.8, linestyle=":")
+    right.set(xlabel="fraction of a sample in the line period", ylabel="evenness", xlim=(0, 1), ylim=(0, 1))
+    right.set_title("b  lines used together")
+    right.legend(frameon=False, fontsize=8, loc="upper center", ncols=3)
+    return figure
+
+
 def save(figure: Figure, path: Path, *, mode: str = "RGB", dots_per_inch: int = 180) -> None:
     """As a small PNG: without transparency, in the given mode of Pillow."""
     figure.set_dpi(dots_per_inch)
@@ -290,6 +322,7 @@ def main() -> None:
     save(phase_figure(full), folder / "phases.png")
     save(droplet_figure(full, 1, 0.0), folder / "droplet.png")
     save(droplet_figure(fourth, 4, shift[nearest]), folder / "droplet-decimated.png")
+    save(planning_figure(), folder / "planning.png", mode="P", dots_per_inch=150)
     printed: dict[str, dict[str, float]] = {"5 GSa/s": numbers(full), "1.25 GSa/s": numbers(fourth)}
     printed["1.25 GSa/s"]["rms_difference_from_5_gsa_s"] = round(difference(fourth, full, 4, shift[nearest]), 4)
     print(json.dumps(printed, indent=2))

@@ -24,6 +24,7 @@ from .execution import Execution
 from .full_image import write_full_image
 from .measure import Cell
 from .ome_tiff import write_ome_tiff
+from .quality import Candidate, best_candidates, measure_quality
 from .report import make_documents
 from .results import IMAGE_SUFFIXES, OutputError, Progress, ResultFiles, columns_of, rtdc_metadata
 from .rtdc import RtdcMetadata
@@ -133,13 +134,17 @@ def _run(
         if is_open:
             next_stretch = progress.stretch
             recent = [(box[0], box[1], box[2], box[3]) for box in progress.recent]
-            state = State(kernel, progress.crop_px, progress.carry, progress.carry_line, recent, progress.counts)
+            state = State(
+                kernel, progress.crop_px, progress.carry, progress.carry_line, recent,
+                [Candidate.of(numbers) for numbers in progress.candidates], progress.counts,
+            )  # fmt: skip
     best: list[Cell] = []
     for index, stretch in enumerate(stretches(job.survey)):
         if index < next_stretch:
             continue
         cells = process_stretch(job, stretch, state, execution)
         best = sorted([*best, *cells], key=lambda c: -c.row["significance"])[:24]
+        state.candidates = best_candidates(state.candidates, cells)
         state.counts["cells"] += len(cells)
         if state.kernel is not None:  # until the first event has chosen it, there is nothing to write
             if not is_open:
@@ -151,7 +156,7 @@ def _run(
             files.checkpoint(
                 Progress(
                     recipe, index + 1, *files.position(), state.counts, list(state.kernel), state.crop_px, boxes,
-                    state.carry_line, state.carry,
+                    [c.numbers() for c in state.candidates], state.carry_line, state.carry,
                 )
             )  # fmt: skip
         if execution.progress is not None:
@@ -161,6 +166,7 @@ def _run(
     if not is_open:
         files.start(_rtdc_metadata(capture, job, grid), job.settings.image.crop_px or choose_crop_px([]))
     record = _record(capture, job, grid, state, recipe)
+    record["quality"] = measure_quality(job, grid, state.candidates, execution)
     documents = make_documents(job, grid, record, best, files.rows())
     record["timings_s"] = {
         "survey": times[1] - times[0],

@@ -147,9 +147,14 @@ def image_lines(
     """Transmission image of a window of lines and positions, without its first rows of pixels."""
     beyond = reach_lines(job.setup.method, grid) + 1
     first_line = int(rows[0] + skipped_rows * grid.lines_per_row)
-    with _open(job) as capture:
-        lines = _lines(capture, segment, clock, first_line - beyond, int(rows[1]) + beyond + 1)
+    lines = read_lines(job, segment, clock, first_line - beyond, int(rows[1]) + beyond + 1)
     return image_of(job.setup, grid, lines, rows, tau, skipped_rows)
+
+
+def read_lines(job: Job, segment: Segment, clock: SegmentClock, first_line: int, stop_line: int) -> Lines:
+    """Lines of a clock with the samples that hold them, as far as they exist."""
+    with _open(job) as capture:
+        return _lines(capture, segment, clock, first_line, stop_line)
 
 
 def _open(job: Job) -> Capture:
@@ -181,8 +186,7 @@ def raw_lines(
     transmission : ndarray of shape (lines, samples), float64
         NaN where the empty line is too dark to divide by. Lines are placed to the nearest whole sample.
     """
-    with _open(job) as capture:
-        lines = _lines(capture, segment, clock, int(np.ceil(rows[0])), int(np.floor(rows[1])) + 1)
+    lines = read_lines(job, segment, clock, int(np.ceil(rows[0])), int(np.floor(rows[1])) + 1)
     samples, origin, starts = lines.for_kernels()
     background = job.survey.background
     offset = np.arange(int(np.floor(tau[0])), int(np.ceil(tau[1])) + 1)

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ..sr.fourier_ring import ONE_SEVENTH
+from ..sr.quality import half_bit
 from ..sr.reconstruct import Grid
 from .cells import Job, image_lines, raw_lines
 from .crops import choose_crop_px, crop_cell
@@ -39,7 +41,7 @@ def make_documents(
         Rows of the table; only the first ones are shown.
     """
     picture = _overview(job, grid, record, best)
-    return {".png": picture, ".html": _page(record, picture, rows).encode()}
+    return {".png": picture, ".html": _page(record, picture, _curves(record["quality"]), rows).encode()}
 
 
 def _overview(job: Job, grid: Grid, record: dict[str, Any], best: list[Cell]) -> bytes:
@@ -120,7 +122,77 @@ def _draw_gallery(figure: Any, best: list[Cell]) -> None:
         ax.set_title(f"line {cell.row['line_first']}", fontsize=7)
 
 
-def _page(record: dict[str, Any], picture: bytes, rows: Iterable[dict[str, str]]) -> str:
+def _curves(quality: dict[str, Any]) -> bytes | None:
+    """Correlation between two halves of the lines, along both axes; None where no cell allowed it."""
+    if not quality["along_line"]["correlation"] or not quality["along_flow"]["correlation"]:
+        return None
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, name, unit in zip(
+        figure.subplots(1, 2, sharey=True), ("along_line", "along_flow"), ("sample", "line"), strict=True
+    ):
+        axis = quality[name]
+        frequency = np.array(axis[f"frequency_per_{unit}"])
+        um = axis["kernel_fwhm_um"]
+        scale = 1.0 if um is None else axis[f"kernel_fwhm_{unit}s"] / um
+        axes.plot(frequency * scale, axis["correlation"], color="C0", label="two halves of the lines")
+        axes.plot(frequency * scale, half_bit(axis["independent"]), color="C1", linewidth=0.8, label="half-bit")
+        axes.axhline(ONE_SEVENTH, color="0.5", linewidth=0.8, linestyle=":", label="1/7")
+        axes.axvline(scale / axis[f"kernel_fwhm_{unit}s"], color="C2", linewidth=0.8, label="1 / kernel's width")
+        axes.set(
+            title=name.replace("_", " the "),
+            xlabel=f"spatial frequency [cycles per {'µm' if um is not None else unit}]",
+            xlim=(0, None),
+            ylim=(-0.2, 1.05),
+        )
+    figure.axes[0].set_ylabel("correlation")
+    figure.axes[0].legend(frameon=False, fontsize=8, loc="lower left")
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=90, metadata={"Software": None})
+    return content.getvalue()
+
+
+def _quality(quality: dict[str, Any], curves: bytes | None) -> str:
+    """The part of the page that says how good the images are."""
+    coverage = quality["coverage"]
+
+    def length(axis: str, name: str, unit: str) -> str:
+        value, um = quality[axis][f"{name}_{unit}"], quality[axis][f"{name}_um"]
+        if value is None:
+            return "unknown"
+        return f"{value:.3g} {unit}" + (f" = {um:.3g} µm" if um is not None else "")
+
+    names = {
+        "resolution": "resolution",
+        "kernel_fwhm": "kernel, full width at half maximum",
+        "period_half_bit": "finest period that two halves of the lines agree on (half-bit)",
+        "period_one_seventh": "the same, at a correlation of 1/7",
+        "finest_period_of_halves": "finest period that half of the lines can show",
+    }
+    lines = "".join(
+        f"<tr><th>{label}</th><td>{length('along_line', name, 'samples')}</td>"
+        f"<td>{length('along_flow', name, 'lines')}</td></tr>"
+        for name, label in names.items()
+    )
+    poor = coverage["poorly_covered_fraction"]
+    text = (
+        f"<p>Resolution is the coarser of the next two rows, or the kernel's width where the halves agree up to the "
+        f"finest period they can show. Measured on {quality['cells']} of the most significant cells; of each "
+        f"{len(quality['halves'])} lines, the halves have {quality['halves']}. Lines within the kernel: "
+        f"{coverage['kernel_lines']}, largest gap between their phases {coverage['largest_gap_samples']:.3g} samples "
+        f"(gaps below {coverage['widest_allowed_gap_samples']:.3g} do not show); "
+        f"{'unknown' if poor is None else f'{100 * poor:.1f} %'} of the pixels have a larger gap.</p>"
+    )
+    image = ""
+    if curves is not None:
+        image = f'<img alt="correlation curves" src="data:image/png;base64,{base64.b64encode(curves).decode()}">'
+    return (
+        "<h2>Image quality</h2><table><tr><th></th><th>along the line</th><th>along the flow</th></tr>"
+        f"{lines}</table>{text}{image}"
+    )
+
+
+def _page(record: dict[str, Any], picture: bytes, curves: bytes | None, rows: Iterable[dict[str, str]]) -> str:
     signal, accounting = record["signal"], record["accounting"]
     shown = [row for row, _ in zip(rows, range(_ROWS_SHOWN), strict=False)]
     columns = [c for c in (shown[0] if shown else {}) if c in _COLUMNS_SHOWN or c.startswith(("area_", "deform"))]
@@ -144,6 +216,7 @@ td, th {{ border: 1px solid #ccc; padding: 0.2rem 0.6rem; text-align: right; fon
 <h1>{name}</h1>{warnings}
 <img alt="overview" src="data:image/png;base64,{base64.b64encode(picture).decode()}">
 <h2>Cells</h2><table><tr>{header}</tr>{body}</table>{more if accounting["cells"] > _ROWS_SHOWN else ""}
+{_quality(record["quality"], curves)}
 <h2>Signal and accounting</h2><table>{listed}</table>
 <p>stretchscope {html.escape(record["stretchscope"])}, capture digest {record["capture"]["digest"][:16]}…</p>
 </html>

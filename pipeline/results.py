@@ -116,6 +116,8 @@ class Progress:
         Side of the crops, once chosen [pixels].
     recent : list of lists of 4 floats
         Boxes of the last cells, to tell one found twice.
+    candidates : list of lists of 6 numbers
+        Cells to measure quality on: blemished, insignificance, and box.
     carry_line : int
         First line of ``carry``.
     carry : ndarray of shape (rows, columns), float32
@@ -130,6 +132,7 @@ class Progress:
     kernel: list[float]
     crop_px: int
     recent: list[list[float]]
+    candidates: list[list[float]]
     carry_line: int
     carry: np.ndarray
 

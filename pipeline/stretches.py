@@ -17,6 +17,7 @@ from ..sr.reconstruct import Grid, best_kernel, choose_grid
 from .cells import MOST_EVENT_LINES, Job, map_lines, measure_events, score_kernels
 from .execution import Execution
 from .measure import Cell, same_cell
+from .quality import Candidate
 from .survey import Survey
 
 # Samples of a stretch: fixed, since it is where events are looked for and runs can be resumed.
@@ -49,6 +50,7 @@ class State:
     carry: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
     carry_line: int = 0
     recent: list[tuple[float, float, float, float]] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
     counts: dict[str, int] = field(
         default_factory=lambda: {
             "samples_mapped": 0,

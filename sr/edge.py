@@ -145,8 +145,7 @@ def _edge_line(lines: NDArray[np.float64]) -> tuple[float, float]:
             raise ValueError("the edge was found in fewer than two lines of pixels")
         centroid = (weight * middle).sum(axis=1)[usable] / mass[usable]
         slope, offset = (float(v) for v in np.polyfit(rows[usable], centroid, 1))
-        profile = weight.sum(axis=0) if step == 0 else None
-        if profile is not None:
+        if step == 0:
             reach = lines.shape[1] / 2
         else:
             spread = np.sqrt(max(float((weight * distance**2).sum() / weight.sum()), 1.0))

@@ -125,22 +125,14 @@ def fourier_ring_correlation(
         norm = np.sqrt(total(power_a) * total(power_b))
         correlation = np.divide(total(cross), norm, out=np.zeros_like(norm), where=norm > 0)[used]
         independent = number[used] ** 2 / _correlated_pairs(np.where(inside, ring, 0), trust)[used]
-        place = total(frequency)[used] / number[used]
-        half_bit = (0.2071 + 1.9102 / np.sqrt(independent)) / (1.2071 + 0.9102 / np.sqrt(independent))
-        smooth = optimize.isotonic_regression(correlation, weights=independent, increasing=False).x
-        return CorrelationCurve(
-            frequency=place,
-            correlation=correlation,
-            independent=independent,
-            resolution=_first_below(place, smooth, np.full(place.size, ONE_SEVENTH)),
-            resolution_half_bit=_first_below(place, smooth, half_bit),
-        )
+        return _with_resolution(total(frequency)[used] / number[used], correlation, independent)
 
     everywhere = np.ones(first.shape, bool)
     across = np.hypot(row[:, None] / slow_um, column[None, :] / fast_um)
+    limit = min(0.5 / slow_um, 0.5 / fast_um)
     step = max(1 / (first.shape[0] * slow_um), 1 / (first.shape[1] * fast_um))
     return FourierRingCorrelation(
-        rings=curve(everywhere, across, step, min(0.5 / slow_um, 0.5 / fast_um)),
+        rings=curve(everywhere, across, min(step, limit), limit),  # a narrow window of coarse pixels: one ring
         slow=curve(angle <= _SECTOR, in_pixels / slow_um, 1 / (first.shape[0] * slow_um), 0.5 / slow_um),
         fast=curve(angle >= np.pi / 2 - _SECTOR, in_pixels / fast_um, 1 / (first.shape[1] * fast_um), 0.5 / fast_um),
     )
@@ -153,6 +145,43 @@ def of_all_data(correlation: ArrayLike) -> NDArray[np.float64]:
     """
     half = np.asarray(correlation, dtype=float)
     return np.asarray(2 * half / np.maximum(1 + half, 1e-12))
+
+
+def mean_curve(curves: list[CorrelationCurve]) -> CorrelationCurve:
+    """One curve of many, of images with independent noise, equal in shape and in pixels.
+
+    The mean weighted by the independent values in each ring, which add up. Raises ValueError where rings differ.
+    """
+    if len({curve.frequency.size for curve in curves}) != 1:
+        raise ValueError("curves can be averaged when their images have one shape and one size of pixels")
+    independent = np.stack([curve.independent for curve in curves])
+    correlation = np.average([curve.correlation for curve in curves], axis=0, weights=independent)
+    return _with_resolution(curves[0].frequency, correlation, independent.sum(axis=0))
+
+
+def up_to(curve: CorrelationCurve, frequency: float) -> CorrelationCurve:
+    """The part of a curve up to a frequency, its first ring at least; for what the images sample no more finely."""
+    kept = max(1, int(np.searchsorted(curve.frequency, frequency, side="right")))
+    return _with_resolution(curve.frequency[:kept], curve.correlation[:kept], curve.independent[:kept])
+
+
+def half_bit(independent: ArrayLike) -> NDArray[np.float64]:
+    """The half-bit threshold for rings of so many independent values; source in :func:`fourier_ring_correlation`."""
+    root = np.sqrt(np.asarray(independent, dtype=float))
+    return np.asarray((0.2071 + 1.9102 / root) / (1.2071 + 0.9102 / root))
+
+
+def _with_resolution(
+    frequency: NDArray[np.float64], correlation: NDArray[np.float64], independent: NDArray[np.float64]
+) -> CorrelationCurve:
+    falling = optimize.isotonic_regression(correlation, weights=independent, increasing=False).x
+    return CorrelationCurve(
+        frequency=frequency,
+        correlation=correlation,
+        independent=independent,
+        resolution=_first_below(frequency, falling, np.full(frequency.size, ONE_SEVENTH)),
+        resolution_half_bit=_first_below(frequency, falling, half_bit(independent)),
+    )
 
 
 def pixel_size(pixel_um: PixelSize) -> tuple[float, float]:
@@ -194,11 +223,12 @@ def _correlated_pairs(ring: NDArray[np.int64], trust: NDArray[np.float64]) -> ND
     shared /= shared[0, 0]
     pairs = np.zeros(ring.max() + 1)
     rows, columns = (min(_LAGS, (n - 1) // 2) for n in ring.shape)
-    for down in range(-rows, rows + 1):
-        for right in range(-columns, columns + 1):
+    for down in range(rows + 1):
+        for right in range(-columns if down else 0, columns + 1):
             if shared[down, right] > 1e-3:
                 together = (ring == np.roll(ring, (down, right), (0, 1))) & (ring > 0)
-                pairs += shared[down, right] * np.bincount(ring[together], minlength=pairs.size)
+                both_ways = 2 if down or right else 1
+                pairs += both_ways * shared[down, right] * np.bincount(ring[together], minlength=pairs.size)
     return pairs
 
 

@@ -12,7 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage, optimize
 
 from .edge import EdgeResponse, edge_response
-from .fourier_ring import CorrelationCurve, FourierRingCorrelation, fourier_ring_correlation, of_all_data, pixel_size
+from .fourier_ring import (
+    CorrelationCurve,
+    FourierRingCorrelation,
+    fourier_ring_correlation,
+    half_bit,
+    mean_curve,
+    of_all_data,
+    pixel_size,
+    up_to,
+)
 from .sampling import LocalCoverage, PhaseCoverage, local_phase_coverage, phase_coverage
 
 __all__ = [
@@ -27,11 +36,14 @@ __all__ = [
     "edge_response",
     "effective_resolution_um",
     "fourier_ring_correlation",
+    "half_bit",
     "local_phase_coverage",
+    "mean_curve",
     "of_all_data",
     "phase_coverage",
     "psnr",
     "ssim",
+    "up_to",
 ]
 
 #: Full width at half maximum of a Gaussian, in standard deviations.

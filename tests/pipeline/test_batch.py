@@ -110,9 +110,10 @@ def test_dclab_reads_every_event(results: Path) -> None:
 def test_workers_and_chunks_change_no_byte(
     simulated: Path, results: Path, tmp_path: Path, workers: int, chunk_samples: int
 ) -> None:
-    process_capture(simulated, tmp_path, execution=Execution(workers=workers, chunk_samples=chunk_samples))
+    record = process_capture(simulated, tmp_path, execution=Execution(workers=workers, chunk_samples=chunk_samples))
     for suffix in TABLES:
         assert (tmp_path / f"simulated{suffix}").read_bytes() == (results / f"simulated{suffix}").read_bytes()
+    assert record["quality"] == json.loads((results / "simulated.run.json").read_text())["quality"]
 
 
 def test_stretches_change_no_cell(
@@ -141,12 +142,12 @@ def test_a_killed_run_goes_on_where_it_was(
         assert 0 < len(left) < len(rows_of(results))
     monkeypatch.setattr(stretches, "STRETCH_SAMPLES", 300_000)
     looked_at = []
-    process_capture(
+    record = process_capture(
         simulated, tmp_path, resume=True, execution=Execution(progress=lambda done, *_: looked_at.append(done))
     )
     assert len(looked_at) < 8_000 * 431 / 300_000 / 2  # the first part was not done again
     whole = tmp_path / "whole"
-    process_capture(simulated, whole)
+    assert process_capture(simulated, whole)["quality"] == record["quality"]
     for suffix in TABLES:
         assert (tmp_path / f"simulated{suffix}").read_bytes() == (whole / f"simulated{suffix}").read_bytes()
     assert not list(tmp_path.glob("*.part"))

@@ -11,6 +11,8 @@ from stretchscope.sr.quality import (
     edge_response,
     effective_resolution_um,
     fourier_ring_correlation,
+    half_bit,
+    mean_curve,
     of_all_data,
     psnr,
     ssim,
@@ -91,6 +93,40 @@ def test_unknown_pixels_neither_correlate_nor_spoil(rng: np.random.Generator) ->
     a[unknown] = np.nan
     curve = fourier_ring_correlation(a, b).rings
     assert np.average(curve.correlation, weights=curve.independent) == pytest.approx(0.5, abs=0.03)
+
+
+def test_mean_of_curves_is_that_of_a_larger_image(rng: np.random.Generator) -> None:
+    """The mean of nine scatters a third as much about SNR/(1 + SNR); other shapes cannot be averaged."""
+    curves = []
+    for _ in range(9):
+        signal = rng.normal(size=(64, 64))
+        curves.append(fourier_ring_correlation(*(signal + rng.normal(size=(2, 64, 64)))).rings)
+    mean = mean_curve(curves)
+    z = (mean.correlation - 0.5)[2:] * np.sqrt(mean.independent[2:])
+    assert z.std() < 1.2  # less than unrelated noise would
+    np.testing.assert_allclose(mean.independent, 9 * curves[0].independent)
+    assert mean.resolution == 1 / mean.frequency[-1]  # never below
+    with pytest.raises(ValueError, match="one shape"):
+        mean_curve([curves[0], fourier_ring_correlation(*rng.normal(size=(2, 32, 32))).rings])
+
+
+def test_half_bit_threshold() -> None:
+    """Many values: an SNR of 0.2071 in each half, half a bit for both together; few: nothing can be told."""
+    assert half_bit(1e12) == pytest.approx(0.2071 / 1.2071, abs=1e-5)
+    assert np.log2(1 + 2 * 0.2071) == pytest.approx(0.5, abs=1e-3)
+    assert half_bit(1) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(40, 10), (120, 9), (9, 160), (33, 17)])
+def test_narrow_windows_have_curves(rng: np.random.Generator, shape: tuple[int, int]) -> None:
+    """Few pixels along one axis, and much coarser ones than along the other."""
+    signal = rng.normal(size=shape)
+    for pixel in ((5.5, 0.5), (0.5, 5.5)):
+        result = fourier_ring_correlation(*(signal + 0.01 * rng.normal(size=(2, *shape))), pixel_um=pixel)
+        for curve in (result.rings, result.slow, result.fast):
+            assert curve.frequency.size
+            assert (curve.independent >= 1).all()
+            assert curve.resolution == 1 / curve.frequency[-1]
 
 
 def test_ring_correlation_says_what_it_needs() -> None:
