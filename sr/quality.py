@@ -2,7 +2,8 @@
 
 Images have axis 0 along the flow (slow) and axis 1 along the line (fast); NaN is unknown. ``pixel_um`` is a pixel's
 size, one number or (slow, fast), which need not be equal; without it lengths are in pixels and frequencies in cycles
-per pixel. How well the samples of some lines cover the line is in sampling.py.
+per pixel. How well the samples of some lines cover the line is in sampling.py, how well the line clock can be known
+in bounds.py.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage, optimize
 
+from .bounds import delay_bound, period_bound, start_bound
 from .edge import EdgeResponse, edge_response
 from .fourier_ring import (
     CorrelationCurve,
@@ -33,6 +35,7 @@ __all__ = [
     "LocalCoverage",
     "PhaseCoverage",
     "correlation",
+    "delay_bound",
     "edge_response",
     "effective_resolution_um",
     "fourier_ring_correlation",
@@ -40,9 +43,11 @@ __all__ = [
     "local_phase_coverage",
     "mean_curve",
     "of_all_data",
+    "period_bound",
     "phase_coverage",
     "psnr",
     "ssim",
+    "start_bound",
     "up_to",
 ]
 
