@@ -69,6 +69,7 @@ class Droplet:
     tables: LineTables
     starts: np.ndarray
     grid: Grid
+    smooth_grid: Grid  # for the regularised method
 
     def own(self, method: Any, grid: Grid, kept: np.ndarray | None = None, **options: Any) -> TransmissionImage:
         """Image by one of our methods from all lines, or from those kept."""
@@ -104,9 +105,10 @@ def measured(path: Path) -> Droplet:
     significance = map_lines(job, segment, clock, 0, clock.lines // 4 * 4).significance
     events = find_events(significance, 0, bin_columns(survey.background))
     scores = [score_kernels(job, segment, clock, event) for event in events]
-    grid = choose_grid(best_kernel(scores, survey.clock.period_samples), survey.geometry.lines_per_sample)
+    period, ratio = survey.clock.period_samples, survey.geometry.lines_per_sample
+    grids = [choose_grid(best_kernel(scores, period, averages=averages), ratio) for averages in (True, False)]
     starts = clock.line_start(np.arange(clock.lines))
-    return Droplet(path, samples, survey.background, survey.tables, starts, grid)
+    return Droplet(path, samples, survey.background, survey.tables, starts, *grids)
 
 
 def picture_of(image: TransmissionImage) -> Picture:
@@ -302,7 +304,7 @@ def least_squares_terms(droplet: Droplet, grid: Grid, kept: np.ndarray) -> tuple
 
     Pixels are those of the window of ``grid`` and its margin, whatever the lines.
     """
-    window = lay_window(grid, ROWS, TAU)
+    window = lay_window(grid, ROWS, TAU, droplet.background.lit_samples)
     signal, power, laid = weigh_window(
         droplet.samples, 0, droplet.starts, 0, droplet.background, droplet.tables, window, droplet.fits(kept), 0.0
     )
@@ -453,7 +455,7 @@ def predictions(droplet: Droplet, examples: dict[str, Example]) -> dict[str, Any
     for name, kept in (("every fifth line left out", line % 5 != 2), ("two of four lines left out", line % 4 < 2)):
         ours = {"gridding": picture_of(droplet.own(reconstruct, droplet.grid, kept))}
         for length in SMOOTH_LENGTHS:
-            image = droplet.own(reconstruct_regularised, smoothed(droplet.grid, length), kept)
+            image = droplet.own(reconstruct_regularised, smoothed(droplet.smooth_grid, length), kept)
             ours[f"regularised, smooth length {length:g}"] = picture_of(image)
         for weight in VARIATIONS:
             ours[f"total variation, weight {weight:g}"] = variation_picture(droplet, droplet.grid, kept, weight)
@@ -488,7 +490,7 @@ def agreement(droplet: Droplet, example: Example) -> dict[str, dict[str, float]]
     halves = [np.arange(droplet.starts.size) % 4 < 2, np.arange(droplet.starts.size) % 4 >= 2]
     pairs = {
         "gridding": [picture_of(droplet.own(reconstruct, droplet.grid, half)) for half in halves],
-        "regularised": [picture_of(droplet.own(reconstruct_regularised, droplet.grid, half)) for half in halves],
+        "regularised": [picture_of(droplet.own(reconstruct_regularised, droplet.smooth_grid, half)) for half in halves],
         "published objective": [
             example_picture(example, example_by_primal_dual(example, half[example.line], PEER_WEIGHT)[0])
             for half in halves
@@ -538,9 +540,12 @@ def main() -> None:
     package = proximal_peer.load()
     seconds_of: dict[str, float] = {}
     images = {}
-    for name, method in (("gridding", reconstruct), ("regularised", reconstruct_regularised)):
-        images[name] = picture_of(droplet.own(method, droplet.grid))
-        seconds_of[name] = cpu_seconds(lambda method=method: droplet.own(method, droplet.grid), 5)
+    for name, method, grid in (
+        ("gridding", reconstruct, droplet.grid),
+        ("regularised", reconstruct_regularised, droplet.smooth_grid),
+    ):
+        images[name] = picture_of(droplet.own(method, grid))
+        seconds_of[name] = cpu_seconds(lambda method=method, grid=grid: droplet.own(method, grid), 5)
     begin = time.process_time()
     light, value, steps = example_by_primal_dual(example, np.ones(example.light.size, bool), PEER_WEIGHT)
     seconds_of["published objective, converged"] = time.process_time() - begin
@@ -558,7 +563,7 @@ def main() -> None:
     }
     sharp = {name: sharpness(picture) for name, picture in pictures.items()}
     for length in SMOOTH_LENGTHS:
-        image = picture_of(droplet.own(reconstruct_regularised, smoothed(droplet.grid, length)))
+        image = picture_of(droplet.own(reconstruct_regularised, smoothed(droplet.smooth_grid, length)))
         sharp[f"regularised, smooth length {length:g}"] = sharpness(image)
     of_corrected, _, _ = example_by_primal_dual(corrected, np.ones(corrected.light.size, bool), PEER_WEIGHT)
     sharp["published objective, converters corrected"] = sharpness(example_picture(corrected, of_corrected))

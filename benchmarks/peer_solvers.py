@@ -161,7 +161,7 @@ def events_of(capture: Simulated, lines: int, width: int) -> Iterator[Event]:
 
 
 def objective_of(capture: Simulated, event: Event) -> Objective:
-    window = lay_window(capture.grid, event.rows, event.tau)
+    window = lay_window(capture.grid, event.rows, event.tau, capture.background.lit_samples)
     fits = registered_fits(capture.samples, 0, event.starts, capture.background, capture.tables)
     signal, power, laid = weigh_window(
         capture.samples, 0, event.starts, event.first_line, capture.background, capture.tables, window, fits, 0.0
