@@ -45,7 +45,7 @@ def time_parts(path: Path, grid: Grid) -> dict[str, float]:
     with open_capture(path) as capture:
         survey = survey_capture(capture, Settings().capture)
         segment, clock = survey.segments[0], survey.clock.segments[0]
-        layout = layout_of(Job(path, survey, Settings()), grid)
+        layout = layout_of(Job(path, survey, Settings().with_method("gridding")), grid)
         # about a chunk of pixels, as it is imaged in one go
         last = min(layout.chunk_rows * grid.lines_per_row, clock.lines - 1)
         lines = _lines(capture, segment, clock, 0, int(last + 4 * grid.sigma_lines) + 2)
@@ -63,7 +63,7 @@ def time_parts(path: Path, grid: Grid) -> dict[str, float]:
     register_s = cpu_seconds(lambda: line_fits(*kernel_lines, tables, **scatter, for_image=True), 15)
     register_s *= last / len(fits)  # lines beside the rows are another chunk's
     grid_s = cpu_seconds(grid_lines, 15)
-    job = Job(path, survey, Settings())
+    job = Job(path, survey, Settings().with_method("gridding"))
     chunks_s = cpu_seconds(lambda: image_chunks(job, grid, layout, 0), 3)
     chunk_lines = len(image_chunks(job, grid, layout, 0).row_line) * grid.lines_per_row
     return {

@@ -394,20 +394,27 @@ def draw(scene: PaintedScene, results: dict[str, Any], lines: int, seed: int) ->
         row[0].set_ylabel(f"{rate / 1e9:g} GSa/s")
     by_rate, by_resolution, by_fraction = curves.subplots(1, 3)
     rates = [float(name.split()[0]) for name in results["rates"]]
+    colours = dict(
+        zip(COMPARED, ("#9a9a9a", "#5c5c5c", "#b9a16b", "#c0563b", "#d99a86", "#1f6f8b", "#0b2f4a"), strict=True)
+    )
     for name in COMPARED:
         measures = [row["methods"][name] for row in results["rates"].values()]
-        style = {"linewidth": 2.5 if name in OURS else 1, "marker": ".", "label": name}
+        style = {"linewidth": 2.5 if name in OURS else 1, "marker": ".", "label": name, "color": colours[name]}
         by_rate.semilogx(rates, [m["psnr_db"] for m in measures], **style)
         by_resolution.semilogx(rates, [m["resolution_fast_um"] for m in measures], **style)
     by_rate.set(xlabel="GSa/s", ylabel="PSNR over the cells [dB]")
-    by_rate.legend(frameon=False, fontsize=7)
+    by_rate.set_ylim(20, 58)
+    by_rate.legend(frameon=False, fontsize=7, ncols=2, loc="lower right")
     by_resolution.set(xlabel="GSa/s", ylabel="resolution along the line [µm]", ylim=(0.85, 1.65))
     for axis in (by_rate, by_resolution):
         axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
         axis.minorticks_off()
     places = sorted((row for row in results["fractions"] if "refused" not in row), key=lambda row: row["fraction"])
-    for name in ("simple_interpolation", *OURS):
-        by_fraction.plot([p["fraction"] for p in places], [p[name] for p in places], ".-", label=name.replace("_", " "))
+    for key in ("simple_interpolation", *OURS):
+        name = key.replace("_", " ")
+        by_fraction.plot(
+            [p["fraction"] for p in places], [p[key] for p in places], ".-", label=name, color=colours[name]
+        )
     by_fraction.set(xlabel="fraction of the line period, 2 GSa/s [samples]", ylabel="PSNR [dB]")
     by_fraction.legend(frameon=False, fontsize=7)
     path = Path(__file__).resolve().parents[1] / "docs" / "figures" / "super-resolution.png"

@@ -7,6 +7,7 @@ The same for a capture's events and for those of a live stream: nothing here kno
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from ..classify import feature_columns, measure_images, segment_images
 from ..sr._kernels import CONVERTERS
 from ..sr.detect import ROW_LINES, Event, Events
 from ..sr.empty_line import EmptyLine
-from ..sr.methods import METHODS, reach_lines, reconstruct_one_by_one
+from ..sr.methods import METHODS, Method, reach_lines, reconstruct_one_by_one
 from ..sr.reconstruct import Grid, TransmissionImage, Windows, reconstruct, reconstruct_windows
+from ..sr.refine import gaussian_response, reconstruct_regularised
 from ._crop_kernels import draw_seeds, mark_repeated, measure_extents
 from .settings import Settings
 from .survey import Geometry
@@ -46,6 +48,14 @@ class Setup:
         method = self.settings.image.method
         assert method is not None  # each command has chosen its own
         return method
+
+    @property
+    def reconstruct(self) -> Method:
+        """The method itself, with the detector's response where it is known and made use of."""
+        bandwidth = self.settings.capture.detector_bandwidth_hz
+        if self.method != "regularised" or bandwidth is None:
+            return METHODS[self.method]
+        return partial(reconstruct_regularised, response_samples=gaussian_response(self.sample_rate_hz / bandwidth))
 
     def pixel_um(self, grid: Grid) -> float | None:
         """Side of a pixel [µm], where the size of samples and lines is known."""
@@ -273,7 +283,7 @@ def image_of(
     known = samples, origin, starts, used.first_line, empty.background, empty.tables, grid
     if setup.method == "gridding":  # the same bytes, however an image is cut
         return reconstruct(*known, rows=rows, tau=tau, skipped_rows=skipped_rows)
-    return METHODS[setup.method](*known, rows=(top, rows[1]), tau=tau)
+    return setup.reconstruct(*known, rows=(top, rows[1]), tau=tau)
 
 
 def image_and_mask(setup: Setup, grid: Grid, lines: Lines, event: Event) -> tuple[np.ndarray, np.ndarray]:
@@ -333,7 +343,7 @@ def _images(
     if setup.method == "gridding":
         saturated = reconstruct_windows(*known_lines, transmission, std, known)
     else:
-        saturated = reconstruct_one_by_one(METHODS[setup.method], grid, *known_lines, transmission, std, known)
+        saturated = reconstruct_one_by_one(setup.reconstruct, grid, *known_lines, transmission, std, known)
     draw_seeds(events.labels, events.boxes, events.groups, steps, windows.place, seeds)
     cells = segment_images(
         windows.place, transmission, known, std, seeds, masks, labels, floor=settings.min_deviation,

@@ -25,6 +25,9 @@ class CaptureSettings:
     ----------
     sample_rate_hz, flow_speed_m_per_s, field_of_view_um, pulse_duration_s, dark_level_codes
         As in the capture's metadata.
+    detector_bandwidth_hz : float, optional
+        −3 dB bandwidth of detector and digitiser together, a Gaussian response; the regularised method takes its blur
+        out as far as the noise allows.
     um_per_sample, um_per_line : float, optional
         Size on the specimen of one sample along the line and of one line along the flow [µm], as ``calibrate``
         measures them; they go before flow speed and field of view.
@@ -35,6 +38,7 @@ class CaptureSettings:
     field_of_view_um: float | None = None
     pulse_duration_s: float | None = None
     dark_level_codes: float | None = None
+    detector_bandwidth_hz: float | None = None
     um_per_sample: float | None = None
     um_per_line: float | None = None
 
@@ -106,6 +110,7 @@ _RANGES = {
     "field_of_view_um": (1e-2, 1e6),
     "pulse_duration_s": (1e-12, 1.0),
     "dark_level_codes": (-65536.0, 65536.0),
+    "detector_bandwidth_hz": (1e3, 1e12),
     "um_per_sample": (1e-6, 1e6),
     "um_per_line": (1e-6, 1e6),
     "oversampling": (1, 32),

@@ -103,6 +103,11 @@ def reconstruct_regularised(
     return _finished(window, background, image, support, int(fits[:, 6].sum()))
 
 
+def gaussian_response(samples_per_bandwidth: float) -> float:
+    """Standard deviation [samples] of the Gaussian whose −3 dB bandwidth is the sample rate over this many."""
+    return math.sqrt(math.log(2)) / (2 * math.pi) * samples_per_bandwidth
+
+
 @dataclass(frozen=True)
 class Window:
     """The pixels of a window, and a margin of pixels beyond it that is solved for too.
