@@ -42,6 +42,7 @@ from stretchscope.pipeline.settings import Settings
 from stretchscope.pipeline.survey import survey_capture
 from stretchscope.sr.background import Background
 from stretchscope.sr.detect import bin_columns, find_events
+from stretchscope.sr.fourier_ring import fourier_ring_correlation
 from stretchscope.sr.line_fit import LineTables
 from stretchscope.sr.reconstruct import Grid, TransmissionImage, best_kernel, choose_grid, reconstruct, registered_fits
 from stretchscope.sr.refine import SMOOTH_LENGTH, lay_window, reconstruct_regularised, weigh_window
@@ -485,8 +486,6 @@ def example_error(droplet: Droplet, example: Example, light: np.ndarray, kept: n
 
 def agreement(droplet: Droplet, example: Example) -> dict[str, dict[str, float]]:
     """Finest periods that images of two halves of the lines agree on (Fourier ring correlation)."""
-    from stretchscope.sr.fourier_ring import fourier_ring_correlation
-
     halves = [np.arange(droplet.starts.size) % 4 < 2, np.arange(droplet.starts.size) % 4 >= 2]
     pairs = {
         "gridding": [picture_of(droplet.own(reconstruct, droplet.grid, half)) for half in halves],

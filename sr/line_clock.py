@@ -16,7 +16,15 @@ from .background import Background
 from .errors import SignalError
 from .line_fit import LineTables, line_fits
 from .period import MIN_LINES, find_period
-from .tracking import correlate_start, credible_variance, disturbances, droop_delays, follow_blocks, smooth_blocks
+from .tracking import (
+    START_WINDOWS,
+    correlate_start,
+    credible_variance,
+    disturbances,
+    droop_delays,
+    follow_blocks,
+    smooth_blocks,
+)
 
 BLOCK_LINES = 64
 # From this many lines on, every fourth block is measured: the period's error doubles, far below the wander by then.
@@ -156,10 +164,12 @@ def measure_segment_clocks(
     while position < stop:
         samples = read(position, min(stop, position + PIECE_SAMPLES))
         if np.isnan(start):
-            offset, correlation = correlate_start(samples, background, lines=block_lines)
-            if correlation < WEAKEST_START and position + samples.size < stop:
-                position += samples.size
-                continue
+            offset = _find_start(samples, background, block_lines)
+            if np.isnan(offset):
+                if position + samples.size < stop:
+                    position += samples.size
+                    continue
+                offset = correlate_start(samples, background, lines=block_lines)[0]  # the best there is
             start, updates, found_since = position + offset, 0, False
             period = _local_period(samples, position, start, background, tables, block_lines)
         blocks, start, period, updates, advanced, lost = follow_blocks(
@@ -207,6 +217,16 @@ def measure_segment_clocks(
     )
 
 
+def _find_start(samples: np.ndarray, background: Background, block_lines: int) -> float:
+    """First line start after ``samples[0]`` that is sure, NaN where there is none: the light may be off for long."""
+    looked_at = int(START_WINDOWS * block_lines * background.period_samples)
+    for first in range(0, samples.size, looked_at):
+        offset, correlation = correlate_start(samples[first : first + looked_at], background, lines=block_lines)
+        if correlation >= WEAKEST_START:
+            return first + offset
+    return np.nan
+
+
 def _mean_period(run: list[np.ndarray], otherwise: float) -> float:
     """Period of a run's good blocks so far [samples]; ``otherwise`` where there is but one."""
     good = np.concatenate([blocks[np.isfinite(blocks[:, 2]), :2] for blocks in run])
@@ -240,7 +260,8 @@ def _good_until(
         fine, starts = fine[::-1], starts[::-1]
     # cells hide single lines; where so many in a row do not fit, it is over
     lost = np.convolve(fine, np.ones(_LINES_LOST), "valid") == 0
-    last = starts[max(int(np.argmax(lost)) - 1 if lost.any() else fine.size - 1, 0)]
+    # the outermost line that fits may be lit in part only: the one before it is whole
+    last = starts[max(int(np.argmax(lost)) - 2 if lost.any() else fine.size - 1, 0)]
     return int(np.ceil(last + background.lit_samples) + 1) if reach > 0 else int(last)
 
 

@@ -13,7 +13,7 @@ from .line_fit import LineTables
 # How much more likely a wandering clock must be (log-likelihood) before a steadier one is given up.
 WANDER_EVIDENCE = 6.0
 # Windows of lines in which a start is looked for.
-_START_WINDOWS = 16
+START_WINDOWS = 16
 # A window correlates nearly best when it misses the best one's correlation by no more than this, or by this share of
 # what the best one misses a perfect one by (noise).
 _NEARLY_BEST, _NEARLY_BEST_SHARE = 0.01, 0.2
@@ -61,7 +61,7 @@ def correlate_start(samples: np.ndarray, background: Background, *, lines: int =
     energy = np.fft.irfft(np.fft.rfft((count > 0).astype(float)) * np.conj(np.fft.rfft(model**2)), bins)
     model_norm = np.sqrt(np.maximum(energy, 1e-3 * energy.max()))
     found = []
-    for window in range(max(1, min(_START_WINDOWS, samples.size // max(length, 1)))):
+    for window in range(max(1, min(START_WINDOWS, samples.size // max(length, 1)))):
         first = window * length
         used = samples[first : first + length].astype(np.float64)
         total = np.bincount(place, weights=used - used.mean(), minlength=bins)

@@ -157,9 +157,17 @@ def test_laser_off_for_a_while(dark_lines: int, usual: tuple, lab: object, rng: 
     assert after == pytest.approx(plain.clock.line_start(np.array([2000.0]))[0], abs=0.02)
 
 
-@pytest.mark.parametrize("dark_lines", [0, 30, 1500])
-def test_phase_jump(dark_lines: int, usual: tuple, rng: np.random.Generator) -> None:
-    """The laser comes back at another phase: two clocks, each right up to the jump, and nothing between them."""
+@pytest.mark.parametrize(
+    ("dark_lines", "piece_samples"), [(0, 1 << 22), (30, 1 << 22), (1500, 1 << 22), (1500, 1 << 20)]
+)
+def test_phase_jump(
+    dark_lines: int, piece_samples: int, usual: tuple, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The laser comes back at another phase: two clocks, each right up to the jump, and nothing between them.
+
+    So too where it comes back in the middle of a piece that begins dark, with more pieces to come.
+    """
+    monkeypatch.setattr(line_clock, "PIECE_SAMPLES", piece_samples)
     simulated, plain = usual
     cut, lost = round(1210.4 * plain.period), round(0.37 * plain.period)
     dark = np.rint(plain.background.dark_level_codes + rng.normal(0, 0.6, round(dark_lines * plain.period)))
