@@ -425,7 +425,7 @@ def stream(
             opened, calibration = _replayed_stream(stack, Path(source), rate, settings, paced=not unpaced)
             stem = Path(source).stem
         _say("compiling the kernels (kept for the next start)")
-        warm_up(opened, calibration)
+        warm_up(opened, calibration, files=folder is not None)
         for warning in calibration.warnings:
             _say(f"warning: {warning}")
         caught: list[int] = []

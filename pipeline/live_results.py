@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import threading
 import time
 from collections import deque
@@ -347,6 +348,24 @@ class _OutputErrors:
 
     def __init__(self, results: LiveResults) -> None:
         self._results = results
+def warm_up_files(columns: tuple[str, ...], metadata: RtdcMetadata, crop_px: int) -> None:
+    """Write a cell both ways to files that are thrown away: what compiles, compiles before the clock starts."""
+    one = np.zeros(1, dtype=np.int64)
+    crop = np.ones((1, crop_px, crop_px), dtype=np.uint8)
+    batch = CellBatch(
+        {name: one for name in columns if name not in OPTIONAL_COLUMNS}, crop, crop > 0, np.ones(1, dtype=np.bool_)
+    )
+    with tempfile.TemporaryDirectory(prefix="stretchscope-") as folder:
+        results = LiveResults(Path(folder), "warm_up", columns, metadata, crop_px)
+        try:
+            for fast in (False, True):
+                results._fast = fast
+                results.append(batch)
+                results.write()
+        finally:
+            results.abandon()
+
+
 
     def __enter__(self) -> None:
         pass

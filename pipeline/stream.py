@@ -20,7 +20,7 @@ from ..acquisition.source import LoopSource, Source, SourceError
 from ..sr._kernels import CONVERTERS
 from .live import LivePipeline
 from .live_display import LiveDisplay, LiveStatus
-from .live_results import LiveResults, OutputThread, prepare_folder
+from .live_results import LiveResults, OutputThread, prepare_folder, warm_up_files
 from .live_setup import Calibration
 from .results import columns_of, rtdc_metadata
 from .rtdc import RtdcMetadata
@@ -94,11 +94,7 @@ def run_stream(
     if folder is not None:
         for message in prepare_folder(folder, stem, overwrite):
             say(message)
-        columns = columns_of(
-            calibrated=calibration.setup.geometry.calibrated,
-            position_um=calibration.setup.geometry.um_per_sample is not None,
-        )
-        output = OutputThread(LiveResults(folder, stem, columns, metadata, calibration.crop_px))
+        output = OutputThread(LiveResults(folder, stem, _columns(calibration), metadata, calibration.crop_px))
     pipeline = LivePipeline(source, calibration, output, metadata, workers=workers, image_share=image_share)
     if on_start is not None:
         on_start(pipeline)
@@ -242,8 +238,16 @@ def stream_metadata(source: Source, calibration: Calibration) -> RtdcMetadata:
     )
 
 
-def warm_up(source: Source, calibration: Calibration) -> None:
-    """Compile the kernels, or load them, for exactly the arrays that will come: read-only blocks among them."""
+def _columns(calibration: Calibration) -> tuple[str, ...]:
+    geometry = calibration.setup.geometry
+    return columns_of(calibrated=geometry.calibrated, position_um=geometry.um_per_sample is not None)
+
+
+def warm_up(source: Source, calibration: Calibration, *, files: bool) -> None:
+    """Compile the kernels, or load them, for exactly the arrays that will come: read-only blocks among them.
+
+    ``files``: those that write results, too.
+    """
     background = calibration.setup.empty_line.background
     period = background.period_samples
     lines = _WARM_UP_LINES
@@ -266,3 +270,5 @@ def warm_up(source: Source, calibration: Calibration) -> None:
     for error in (pipeline.error, few.error):
         if error is not None:
             raise error
+    if files:
+        warm_up_files(_columns(calibration), stream_metadata(source, calibration), calibration.crop_px)
