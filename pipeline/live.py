@@ -246,7 +246,9 @@ class LivePipeline:
         self._stop = threading.Event()
         self._ended = self._source_stopped = False  # no block will come any more
         self.paced = bool(getattr(source, "paced", True))
-        self._signal_s = 1 / source.sample_rate_hz if self.paced else 0.0
+        #: Rate at which samples come by the host's clock [samples/s]: a replay's need not be that of its samples.
+        self.pace_hz = float(getattr(source, "pace_hz", source.sample_rate_hz)) if self.paced else math.inf
+        self._lost_at_stop = 0
         self._most_samples: int | None = None
         self._claim = threading.Lock()
         self._turn = threading.Condition()  # guards all that follows
@@ -476,9 +478,9 @@ class LivePipeline:
         if not self.paced or self._ended:
             return self.image_share
         # a block that has just come fills its place; how far behind the workers are tells how many images there may be
-        behind_s = (self.fill * self.source.depth - 1) * self.source.block_samples * self._signal_s
+        behind_s = (self.fill * self.source.depth - 1) * self.source.block_samples / self.pace_hz
         calm = min(max(1.0 - behind_s / _PRESSING_S, 0.0), 1.0)
-        time_s = calm * _IMAGES_SHARE * self.workers * self.source.block_samples * self._signal_s
+        time_s = calm * _IMAGES_SHARE * self.workers * self.source.block_samples / self.pace_hz
         return min(self.image_share, time_s / max(self._row_s * np.count_nonzero(piece.wanted), 1e-12))
 
     def _hand_on(self, piece: Piece, batches: list[CellBatch]) -> None:
@@ -489,7 +491,7 @@ class LivePipeline:
             refused = 0 if self.output is None or self.output.put(batch) else batch.rows
             since_block_s = (time.perf_counter_ns() - piece.host_ns) * 1e-9
             # a cell's last sample was there before its block's last one; without a pace, all came at once
-            since = since_block_s + (piece.block_end - 1 - batch.columns["sample_last"]) * self._signal_s
+            since = since_block_s + (piece.block_end - 1 - batch.columns["sample_last"]) / self.pace_hz
             with self._turn:
                 self.account.cells += batch.rows
                 self.account.images += int(np.count_nonzero(batch.pictured))

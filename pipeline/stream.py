@@ -137,8 +137,8 @@ class _Watch:
             return
         now, account, output = time.perf_counter(), pipeline.account, pipeline.output
         step = max(now - self._last_time, 1e-9)
-        offered = account.offered
-        recent = (offered - self._last_samples) / step
+        processed = account.processed
+        recent = (processed - self._last_samples) / step
         status = LiveStatus(
             elapsed_s=now - self._begin,
             rate_sa_s=recent,
@@ -155,16 +155,20 @@ class _Watch:
             dropped={f"samples {reason}": count for reason, count in account.dropped.items()}
             | {"rows refused by the output": account.rows_refused},
         )
-        self._last_time, self._last_samples, self._last_cells = now, offered, account.cells
+        self._last_time, self._last_samples, self._last_cells = now, processed, account.cells
         self._display.update(status)
 
 
 def realtime_factor(pipeline: LivePipeline, wall_s: float) -> float:
-    """Signal seconds per second of work: of all seconds unpaced, of those that some worker was busy in when paced."""
-    signal_s = pipeline.account.offered / pipeline.source.sample_rate_hz
+    """Seconds of the signal that was processed, per second of work.
+
+    Of all seconds unpaced, of those that some worker was busy in when paced; then a second of signal is what comes in
+    one. What is dropped counts as work, but not as signal.
+    """
+    rate_hz = pipeline.source.sample_rate_hz
     if pipeline.paced:
         wall_s -= pipeline.idleness.seconds
-    return signal_s / max(wall_s, 1e-9)
+    return pipeline.account.processed / rate_hz / max(wall_s, 1e-9)
 
 
 def peak_memory_mib() -> float:
@@ -174,6 +178,7 @@ def peak_memory_mib() -> float:
 
 
 def summary(record: Mapping[str, Any]) -> dict[str, Any]:
+        rate_hz = pipeline.pace_hz
     """What ``stream --json`` prints."""
     return dict(record["summary"])
 
