@@ -448,7 +448,10 @@ class LivePipeline:
             account.saturated += saturated
         account.processed += seen
         account.dropped["without_line_clock"] += block.samples.size - seen
-        return self._cutter.add(block.samples, block.index, block.host_ns, locked, screened)
+        before = self._cutter.saturated
+        cuts = self._cutter.add(block.samples, block.index, block.host_ns, locked, screened)
+        account.saturated += self._cutter.saturated - before
+        return cuts
 
     def _drop(self, cut: Cut | Piece, reason: str) -> None:
         """Count what was cut out, but not measured."""
