@@ -262,6 +262,15 @@ class LivePipeline:
         self._recalibration: threading.Thread | None = None
         self._recalibrated: Calibration | None = None
         self._last_recalibration = -math.inf
+    def force_stop(self) -> None:
+        """:meth:`stop`, and stop the source from beside, so that who hangs in it comes free."""
+        self._stop.set()
+
+        def stop() -> None:
+            self._lost_at_stop += self.source.stop()
+
+        threading.Thread(target=stop, name="stop", daemon=True).start()
+
 
     def stop(self) -> None:
         """End the run: what has been claimed is finished and written."""
@@ -310,7 +319,7 @@ class LivePipeline:
         if self._source_stopped:
             return
         self._source_stopped = True
-        lost = self.source.stop()
+        lost = self.source.stop() + self._lost_at_stop
         if self.account.first_index is not None:
             self.account.end_index += lost
             self.account.dropped["lost_by_source"] += lost
