@@ -50,7 +50,7 @@ _SWITCH_S = 0.0001
 _LATENCY_BINS_PER_DECADE = 100
 # Why samples are dropped: the reader was late; no line clock; overwritten while it was looked at; cut out, but no time
 # to measure it; a worker failed.
-DROP_REASONS = ("lost_by_source", "without_line_clock", "overwritten", "overload", "not_finished")
+_DROP_REASONS = ("lost_by_source", "without_line_clock", "overwritten", "overload", "not_finished")
 
 
 class Latency:
@@ -115,15 +115,9 @@ class Account:
     saturated: int = 0
     lines: int = 0
     blocks: int = 0
-    dropped: dict[str, int] = field(
-        default_factory=lambda: {
-            "lost_by_source": 0,
-            "without_line_clock": 0,
-            "overwritten": 0,
-            "overload": 0,
-            "not_finished": 0,
-        }
-    )
+    dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_DROP_REASONS, 0))
+    lost_estimated: int = 0  # of those lost by the source, the ones that it has not counted, but estimated
+    restarts: int = 0  # of a device that had stopped by itself
     pieces_dropped: int = 0
     cells: int = 0
     images: int = 0
@@ -240,6 +234,7 @@ class LivePipeline:
         self.error: Exception | None = None
         self.clock = TrackingClock(calibration.setup.empty_line)
         self.recalibrations = 0
+        self.recalibration_error: str | None = None  # of the last one that failed
         self.wall_s = 0.0
         setup = calibration.setup
         self._cutter = PieceCutter(partial(margin_lines, setup, calibration.grid), setup.geometry.um_per_line)
@@ -434,6 +429,9 @@ class LivePipeline:
         account.end_index = block.index + block.samples.size
         account.most_fill = max(account.most_fill, block.fill)
         self.fill = block.fill
+        if not block.lost_exact:
+            account.lost_estimated += block.lost_before
+        account.restarts = block.epoch
         number = self._claimed
         self._claimed += 1
         self._claimed_samples += block.samples.size
@@ -546,5 +544,6 @@ class LivePipeline:
             self._recalibrated = calibrate_on_blocks(
                 blocks, self.source.metadata, self.source.dtype, self.calibration.setup.settings
             )
-        except (ValueError, OSError):  # no usable signal, or no room for the snapshot: it is tried again
+        except Exception as error:  # no usable signal, no room for the snapshot, or worse: it is tried again
+            self.recalibration_error = str(error) or type(error).__name__
             self._recalibration = None

@@ -3,7 +3,6 @@
 import math
 import os
 import platform
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +23,11 @@ from .live_results import LiveResults, OutputThread, prepare_folder, warm_up_fil
 from .live_setup import Calibration
 from .results import columns_of, rtdc_metadata
 from .rtdc import RtdcMetadata
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
 
 # A ring that suits Python: each block costs some fixed time, however long it is, so they are long; but cells wait for a
 # block's end [s, samples]. The ring holds a multiple of what the slowest reader is ever late by [s].
@@ -171,8 +175,10 @@ def realtime_factor(pipeline: LivePipeline, wall_s: float) -> float:
     return pipeline.account.processed / rate_hz / max(wall_s, 1e-9)
 
 
-def peak_memory_mib() -> float:
-    """Most memory that the process ever held [MiB]."""
+def peak_memory_mib() -> float | None:
+    """Most memory that the process ever held [MiB]; None where the system does not tell."""
+    if resource is None:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
@@ -228,12 +234,15 @@ def _record(
             "most_bytes_waiting": 0 if pipeline.output is None else pipeline.output.most_queued_bytes,
         },
         "timings_s": {"wall": wall_s, "all_workers_waited": pipeline.idleness.seconds},
+            "samples_lost_estimated": account.lost_estimated,
+            "source_restarts": account.restarts,
     }
 
 
 def stream_metadata(source: Source, calibration: Calibration) -> RtdcMetadata:
     return rtdc_metadata(
         calibration.setup,
+            "recalibration_error": pipeline.recalibration_error,
         calibration.grid,
         source.metadata,
         line_rate_hz=calibration.line_rate_hz,
