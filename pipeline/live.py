@@ -257,6 +257,11 @@ class LivePipeline:
         self._recalibration: threading.Thread | None = None
         self._recalibrated: Calibration | None = None
         self._last_recalibration = -math.inf
+
+    def stop(self) -> None:
+        """End the run: what has been claimed is finished and written."""
+        self._stop.set()
+
     def force_stop(self) -> None:
         """:meth:`stop`, and stop the source from beside, so that who hangs in it comes free."""
         self._stop.set()
@@ -265,11 +270,6 @@ class LivePipeline:
             self._lost_at_stop += self.source.stop()
 
         threading.Thread(target=stop, name="stop", daemon=True).start()
-
-
-    def stop(self) -> None:
-        """End the run: what has been claimed is finished and written."""
-        self._stop.set()
 
     def run(self, *, most_samples: int | None = None, watch: Callable[["LivePipeline"], None] | None = None) -> None:
         """Process blocks until the source ends, :meth:`stop` is called, or so many samples were offered.
@@ -401,6 +401,9 @@ class LivePipeline:
         if self._stop.is_set() or (self._most_samples is not None and self.account.offered >= self._most_samples):
             self._ended = True
             return None
+        if self.output is not None and self.output.error is not None:  # nothing more can be written
+            self._ended = True
+            return None
         try:
             with self.idleness.waiting():
                 block = self.source.acquire(_ACQUIRE_S)
@@ -426,12 +429,12 @@ class LivePipeline:
             account.first_index = account.end_index = block.index - block.lost_before
         # by the index: a driver's own count of what it lost need not agree with it
         account.dropped["lost_by_source"] += block.index - account.end_index
-        account.end_index = block.index + block.samples.size
-        account.most_fill = max(account.most_fill, block.fill)
-        self.fill = block.fill
         if not block.lost_exact:
             account.lost_estimated += block.lost_before
         account.restarts = block.epoch
+        account.end_index = block.index + block.samples.size
+        account.most_fill = max(account.most_fill, block.fill)
+        self.fill = block.fill
         number = self._claimed
         self._claimed += 1
         self._claimed_samples += block.samples.size

@@ -235,12 +235,17 @@ class LiveResults:
                 "cells": self.rows_written,
                 "pictures": self.pictures_written,
             }
-            text = json.dumps({**record, "outputs": outputs}, indent=2, allow_nan=False) + "\n"
-            _part(run_record).write_text(text, encoding="utf-8")
+            _part(run_record).write_text(_record_text({**record, "outputs": outputs}), encoding="utf-8")
             os.replace(_part(parquet), parquet)
             os.replace(_part(run_record), run_record)
             self._table.path.unlink()
         self.abandon()  # there is nothing left to close but the table's lock
+
+    def leave(self, record: Mapping[str, Any]) -> None:
+        """`abandon`, with the run record beside the ``.part`` files, under such a name: it says why they are left."""
+        self.abandon()
+        with suppress(OSError):  # there is room where the spare file was, unless others took it
+            _part(self._path(".run.json")).write_text(_record_text(record), encoding="utf-8")
 
     def abandon(self) -> None:
         """Close what is open and keep the ``.part`` files. May be called twice."""
@@ -343,11 +348,6 @@ class LiveResults:
         return self._reason
 
 
-class _OutputErrors:
-    """A failed write within the block closes the files and becomes an `OutputError`."""
-
-    def __init__(self, results: LiveResults) -> None:
-        self._results = results
 def warm_up_files(columns: tuple[str, ...], metadata: RtdcMetadata, crop_px: int) -> None:
     """Write a cell both ways to files that are thrown away: what compiles, compiles before the clock starts."""
     one = np.zeros(1, dtype=np.int64)
@@ -366,6 +366,11 @@ def warm_up_files(columns: tuple[str, ...], metadata: RtdcMetadata, crop_px: int
             results.abandon()
 
 
+class _OutputErrors:
+    """A failed write within the block closes the files and becomes an `OutputError`."""
+
+    def __init__(self, results: LiveResults) -> None:
+        self._results = results
 
     def __enter__(self) -> None:
         pass
@@ -433,6 +438,10 @@ def _require_room(folder: Path, size: int) -> None:
     """Fail before HDF5 does, where the room left can be known."""
     if shutil.disk_usage(folder).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _record_text(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, indent=2, allow_nan=False) + "\n"
 
 
 def _part(path: Path) -> Path:
@@ -577,8 +586,9 @@ def prepare_folder(folder: Path, stem: str, overwrite: bool = False) -> list[str
 
     Notes
     -----
-    A run without its run record was killed. Its files get the name ``<stem>.interrupted-1``, or the next number that
-    is free: ``.parquet`` with the rows of all whole batches, and ``_0001.rtdc``, … with the pictures. A kill within a
+    A run without its run record was killed, or could write no more. Its files get the name ``<stem>.interrupted-1``,
+    or the next number that is free: ``.parquet`` with the rows of all whole batches, ``_0001.rtdc``, … with the
+    pictures, and ``.run.json`` where it left a record. A kill within a
     write, or a failed one, may tear the pictures of that batch, and up to 512 before it whose chunk was being written
     anew: the file is copied up to there. What cannot be read whole is kept with ``.broken`` after its name.
     """
@@ -628,7 +638,10 @@ def _complete_killed_run(folder: Path, stem: str, rolled: list[Path]) -> list[st
         messages.append(f"{aside}: table without run record")
     name = _free_name(folder, stem)
     if table.exists():
-        messages.append(_complete_table(table, folder, stem, name))
+        messages += _complete_table(table, folder, stem, name)
+    record = _part(folder / f"{stem}.run.json")
+    if record.exists():
+        os.replace(record, folder / f"{name}.run.json")
     for path in rolled:
         target = folder / (name + path.name[len(stem) :].removesuffix(".part"))
         if path.suffix == ".part":
@@ -647,21 +660,26 @@ def _free_name(folder: Path, stem: str) -> str:
     return f"{stem}.interrupted-{number}"
 
 
-def _complete_table(table: Path, folder: Path, stem: str, name: str) -> str:
+def _complete_table(table: Path, folder: Path, stem: str, name: str) -> list[str]:
+    """Make a Parquet file of a killed run's table, if that has any row; what was done, at most one line."""
     parquet, broken = folder / f"{name}.parquet", folder / f"{name}.table.arrow.broken"
     unfinished = folder / f"{stem}.parquet.part"  # the name that the killed run may have left one under
     try:
         rows, torn_bytes = table_to_parquet(table, unfinished)
     except ValueError as error:
         os.replace(table, broken)
-        return f"{broken}: table of a killed run, cannot be read: {error}"
+        return [f"{broken}: table of a killed run, cannot be read: {error}"]
+    if not rows and not torn_bytes:  # killed before its first write
+        unfinished.unlink()
+        table.unlink()
+        return []
     os.replace(unfinished, parquet)
     message = f"{parquet}: the {rows} rows of a killed run"
     if torn_bytes:
         os.replace(table, broken)
-        return f"{message}; the batch it was writing is torn, {torn_bytes} bytes, and kept in {broken.name}"
+        return [f"{message}; the batch it was writing is torn, {torn_bytes} bytes, and kept in {broken.name}"]
     table.unlink()
-    return message
+    return [message]
 
 
 def _complete_rtdc(path: Path, target: Path) -> str:
@@ -783,6 +801,11 @@ class OutputThread:
         with self._changed:
             if not self._queue and self._open:
                 self._changed.wait(timeout=WRITE_S / 4)
+    def leave(self, record: Mapping[str, Any]) -> None:
+        """`drain`, and leave the files under their ``.part`` names, with a record that says why."""
+        self.drain()
+        self._results.leave(record)
+
             batch = self._queue.popleft() if self._queue else None
             last = batch is None and not self._open
         if batch is not None:

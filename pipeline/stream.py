@@ -21,7 +21,7 @@ from .live import LivePipeline
 from .live_display import LiveDisplay, LiveStatus
 from .live_results import LiveResults, OutputThread, prepare_folder, warm_up_files
 from .live_setup import Calibration
-from .results import columns_of, rtdc_metadata
+from .results import OutputError, columns_of, rtdc_metadata
 from .rtdc import RtdcMetadata
 
 try:
@@ -119,10 +119,17 @@ def run_stream(
     error = next((str(e) or type(e).__name__ for e in errors if e is not None), None)
     record = _record(source, calibration, pipeline, wall_s, error)
     if output is not None:
-        if output.error is None:
+        try:
             output.close(record)
-        else:
-            record["cells_not_written"] = output.rows_lost + pipeline.account.rows_refused
+        except Exception as failed:  # it may well be the first, where the table finds no room at the end
+            record["error"] = record["summary"]["error"] = error or str(failed) or type(failed).__name__
+            output.leave(record)
+            say(
+                f"{folder}: {record['summary']['cells_written']} cells are kept under .part names; the next run into "
+                "that folder completes them"
+            )
+            if not isinstance(failed, OutputError):
+                raise
     if pipeline.error is not None and not isinstance(pipeline.error, SourceError):
         raise pipeline.error
     return record
@@ -192,7 +199,8 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
 def _record(
     source: Source, calibration: Calibration, pipeline: LivePipeline, wall_s: float, error: str | None
 ) -> dict[str, Any]:
-    account = pipeline.account
+    account, output = pipeline.account, pipeline.output
+    not_written = account.rows_refused + (output.rows_lost if output is not None else 0)
     return {
         "stretchscope": __version__,
         "python": platform.python_version(),
@@ -215,17 +223,19 @@ def _record(
             "sample_rate_hz": source.sample_rate_hz,
             "lines": account.lines,
             "cells_found": account.cells,
+            "cells_written": None if output is None else account.cells - not_written,
+            "cells_not_written": not_written,
             "images": account.images,
             "cells_per_second": account.cells / max(wall_s, 1e-9),
             "latency_ms": pipeline.latency.as_dict(),
             "cpu_count": os.cpu_count(),
             "peak_memory_mib": peak_memory_mib(),
+            "error": error,
         },
         "accounting": {
             "samples_dropped": dict(account.dropped),
             "samples_saturated": account.saturated,
             "blocks": account.blocks,
-            "images": account.images,
             "pieces_dropped": account.pieces_dropped,
             "cells_refused_by_output": account.rows_refused,
             "line_clock_losses": pipeline.clock.losses,
