@@ -561,8 +561,35 @@ class _StreamReader:
             yield batch
 
 
+def check_folder(folder: Path, stem: str, overwrite: bool = False) -> list[Path]:
+    """Make the folder and see that nothing is in the way of a run; what is there stays as it is.
+
+    Returns
+    -------
+    rolled : list of Path
+        The .rtdc files of a run of that name, growing ones included.
+
+    Raises
+    ------
+    OutputError
+        As in :func:`prepare_folder`.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{stem}.probe"
+        probe.touch()
+        probe.unlink()
+        rolled = _refuse_what_is_not_ours(folder, stem)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    record = folder / f"{stem}.run.json"
+    if record.exists() and not overwrite:
+        raise OutputError(f"{record} exists: give --overwrite to replace that run, or another folder")
+    return rolled
+
+
 def prepare_folder(folder: Path, stem: str, overwrite: bool = False) -> list[str]:
-    """Make the folder, see that nothing is in the way of a run, and complete what a killed one left.
+    """:func:`check_folder`, and complete what a killed run left.
 
     Parameters
     ----------
@@ -592,17 +619,11 @@ def prepare_folder(folder: Path, stem: str, overwrite: bool = False) -> list[str
     write, or a failed one, may tear the pictures of that batch, and up to 512 before it whose chunk was being written
     anew: the file is copied up to there. What cannot be read whole is kept with ``.broken`` after its name.
     """
+    rolled = check_folder(folder, stem, overwrite)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{stem}.probe"
-        probe.touch()
-        probe.unlink()
-        rolled = _refuse_what_is_not_ours(folder, stem)
         record = folder / f"{stem}.run.json"
         if not record.exists():
             return _complete_killed_run(folder, stem, rolled)
-        if not overwrite:
-            raise OutputError(f"{record} exists: give --overwrite to replace that run, or another folder")
         for path in (record, *rolled, *(folder / f"{stem}{suffix}" for suffix in (".parquet", _TABLE, _SPARE))):
             path.unlink(missing_ok=True)
         return [f"{record}: the run is replaced"]
@@ -780,6 +801,11 @@ class OutputThread:
             raise self.error
         self._results.finish(record)
 
+    def leave(self, record: Mapping[str, Any]) -> None:
+        """`drain`, and leave the files under their ``.part`` names, with a record that says why."""
+        self.drain()
+        self._results.leave(record)
+
     def abandon(self) -> None:
         """`drain`, and leave the files under their ``.part`` names."""
         self.drain()
@@ -801,11 +827,6 @@ class OutputThread:
         with self._changed:
             if not self._queue and self._open:
                 self._changed.wait(timeout=WRITE_S / 4)
-    def leave(self, record: Mapping[str, Any]) -> None:
-        """`drain`, and leave the files under their ``.part`` names, with a record that says why."""
-        self.drain()
-        self._results.leave(record)
-
             batch = self._queue.popleft() if self._queue else None
             last = batch is None and not self._open
         if batch is not None:

@@ -178,6 +178,7 @@ def realtime_factor(pipeline: LivePipeline, wall_s: float) -> float:
     """
     rate_hz = pipeline.source.sample_rate_hz
     if pipeline.paced:
+        rate_hz = pipeline.pace_hz
         wall_s -= pipeline.idleness.seconds
     return pipeline.account.processed / rate_hz / max(wall_s, 1e-9)
 
@@ -191,7 +192,6 @@ def peak_memory_mib() -> float | None:
 
 
 def summary(record: Mapping[str, Any]) -> dict[str, Any]:
-        rate_hz = pipeline.pace_hz
     """What ``stream --json`` prints."""
     return dict(record["summary"])
 
@@ -234,25 +234,25 @@ def _record(
         },
         "accounting": {
             "samples_dropped": dict(account.dropped),
+            "samples_lost_estimated": account.lost_estimated,
+            "source_restarts": account.restarts,
             "samples_saturated": account.saturated,
             "blocks": account.blocks,
             "pieces_dropped": account.pieces_dropped,
             "cells_refused_by_output": account.rows_refused,
             "line_clock_losses": pipeline.clock.losses,
             "recalibrations": pipeline.recalibrations,
+            "recalibration_error": pipeline.recalibration_error,
             "most_ring_fill": account.most_fill,
             "most_bytes_waiting": 0 if pipeline.output is None else pipeline.output.most_queued_bytes,
         },
         "timings_s": {"wall": wall_s, "all_workers_waited": pipeline.idleness.seconds},
-            "samples_lost_estimated": account.lost_estimated,
-            "source_restarts": account.restarts,
     }
 
 
 def stream_metadata(source: Source, calibration: Calibration) -> RtdcMetadata:
     return rtdc_metadata(
         calibration.setup,
-            "recalibration_error": pipeline.recalibration_error,
         calibration.grid,
         source.metadata,
         line_rate_hz=calibration.line_rate_hz,
