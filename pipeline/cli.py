@@ -507,8 +507,12 @@ def _simulated_stream(
     from ..acquisition.simulated_loop import simulated_loop
     from ..acquisition.source import LoopSource
     from .live_setup import calibrate_on_source
+    from .settings import SettingsError
     from .stream import ring_for
 
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 62
+    if loop_samples > memory // 2:
+        raise SettingsError(f"--loop-samples must be {memory // 2} or less on this machine, half of its memory")
     block_samples, depth = ring_for(rate)
     with _progress("simulating") as progress:
         try:

@@ -99,13 +99,13 @@ def run_stream(
         for message in prepare_folder(folder, stem, overwrite):
             say(message)
         output = OutputThread(LiveResults(folder, stem, _columns(calibration), metadata, calibration.crop_px))
-    pipeline = LivePipeline(source, calibration, output, metadata, workers=workers, image_share=image_share)
-    if on_start is not None:
-        on_start(pipeline)
-    most = None if duration_s is None else round(duration_s * source.sample_rate_hz)
-    watch = _Watch(pipeline, display) if display is not None else None
-    begin = time.perf_counter()
     try:
+        pipeline = LivePipeline(source, calibration, output, metadata, workers=workers, image_share=image_share)
+        if on_start is not None:
+            on_start(pipeline)
+        most = None if duration_s is None else round(duration_s * source.sample_rate_hz)
+        watch = _Watch(pipeline, display) if display is not None else None
+        begin = time.perf_counter()
         with display if display is not None else nullcontext():
             pipeline.run(most_samples=most, watch=watch)
             if output is not None:

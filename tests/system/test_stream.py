@@ -176,6 +176,13 @@ def test_arguments_without_sense(run: Run, arguments: tuple[str, ...], reason: s
     assert "Traceback" not in err
 
 
+def test_loop_that_is_larger_than_memory(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sysconf", lambda _: 1 << 11, raising=False)
+    status, _, err = run("stream", "--loop-samples", "4194304")
+    assert status == 2
+    assert err == "error: --loop-samples must be 2097152 or less on this machine, half of its memory\n"
+
+
 def test_the_folder_is_looked_at_first(run: Run, capture: Path, tmp_path: Path) -> None:
     """A finished run in the way is told before anything is measured, and stays."""
     (tmp_path / "small.run.json").write_text("{}")
