@@ -156,7 +156,7 @@ class _ScheduledSource:
         self.dtype = dtype
         self.block_samples = int(block_samples)
         self.depth = int(depth)
-        self.paced = paced
+        self.paced, self.pace_hz = paced, pace_hz
         #: Seconds that ``acquire`` has waited for samples since the start.
         self.waited_s = 0.0
         # Whole numbers, since floats would disagree on whether a block is due just when it is.

@@ -59,7 +59,7 @@ class Bench:
             cell_diameter_um=(8.0, 12.0), block_samples=ring_for(rate_hz)[0], **optics,
         )  # fmt: skip
         self.calibration: Calibration = calibrate_on_source(self.source(paced=False), Settings())
-        warm_up(self.source(paced=False), self.calibration)
+        warm_up(self.source(paced=False), self.calibration, files=True)
 
     def source(self, *, paced: bool) -> LoopSource:
         block, depth = ring_for(self.rate_hz)

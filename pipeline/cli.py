@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,7 +54,7 @@ DarkLevel = Annotated[
 ]
 FlowSpeed = Annotated[float | None, typer.Option("--flow-speed", metavar="M_PER_S", help="Flow speed.")]
 FieldOfView = Annotated[float | None, typer.Option("--field-of-view", metavar="UM", help="Length of the imaged line.")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Threads; default: one per core.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, max=256, help="Threads; default: one per core.")]
 
 
 def main() -> None:
@@ -81,7 +81,21 @@ def _is_input_error(error: ValueError) -> bool:
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    with suppress(OSError):  # whoever listened is gone
+        typer.echo(text, err=True)
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    """Print one JSON object on standard output; OutputError where that takes none."""
+    from .results import OutputError
+
+    try:
+        typer.echo(json.dumps(values, allow_nan=False))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else it fails again at the exit
+        raise OutputError(f"standard output: cannot be written: {error.strerror}") from error
 
 
 @contextmanager
@@ -172,7 +186,7 @@ def info(
     for warning in facts["warnings"]:
         _say(f"warning: {capture}: {warning}")
     if as_json:
-        typer.echo(json.dumps(facts, allow_nan=False))
+        _print_json(facts)
         return
     for name, value in facts.items():
         if name != "warnings":
@@ -338,7 +352,7 @@ def calibrate(
         except OSError as error:
             raise OutputError(f"{output}: cannot be written: {error.strerror}") from error
     if as_json:
-        typer.echo(json.dumps(asdict(result), allow_nan=False))
+        _print_json(asdict(result))
         return
     for name, value in asdict(result).items():
         typer.echo(f"{name:26} {_shown(value)}")
@@ -373,11 +387,15 @@ def plan(
     )  # fmt: skip
     for warning in planned["warnings"]:
         _say(f"warning: {warning}")
-    typer.echo(json.dumps(planned, allow_nan=False) if as_json else "\n".join(as_text(planned)))
+    if as_json:
+        _print_json(planned)
+    else:
+        typer.echo("\n".join(as_text(planned)))
 
 
 @app.command()
 def stream(
+    context: typer.Context,
     rate: Annotated[float, typer.Option(metavar="HZ", help="Sample rate; of a file, the pace of its replay.")] = 5e9,
     duration: Annotated[
         float | None, typer.Option(metavar="S", help="Seconds of signal; until the end or Ctrl-C by default.")
@@ -385,7 +403,7 @@ def stream(
     source: Annotated[str, typer.Option(metavar="simulated|FILE", help="Where the samples come from.")] = "simulated",
     unpaced: Annotated[bool, typer.Option("--unpaced", help="As fast as it goes, instead of at the rate.")] = False,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--output", "-o", metavar="DIR", help="Folder for results; else cells are counted."),
     ] = None,
     as_json: AsJson = False,
@@ -395,59 +413,68 @@ def stream(
     images: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the cells with an image; the others get fewer features.")
     ] = 1.0,
-    cells_per_second: Annotated[float, typer.Option(min=0, help="Simulated: cells per second of signal.")] = 5000.0,
+    cells_per_second: Annotated[
+        float, typer.Option(min=0, max=1e6, help="Simulated: cells per second of signal.")
+    ] = 5000.0,
     flow_speed: FlowSpeed = None,
     loop_samples: Annotated[
-        int, typer.Option(min=1 << 22, help="Simulated: samples of the loop that is replayed, rounded up to blocks.")
+        int,
+        typer.Option(
+            min=1 << 22, max=1 << 34, help="Simulated: samples of the loop that is replayed, rounded up to blocks."
+        ),
     ] = 1 << 30,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Simulated: the same seed, the same samples.")] = 1,
 ) -> None:
     """Process a stream as it comes: cells as images and rows within milliseconds."""
-    import signal
     from contextlib import ExitStack
 
+    from .ending import Ending
     from .live_display import LiveDisplay
+    from .live_results import check_folder
     from .settings import Settings, SettingsError, read_settings
     from .stream import run_stream, summary, warm_up
 
-    if not 1e6 <= rate <= 1e12:
-        raise SettingsError(f"--rate must lie between 1e6 and 1e12 samples per second, got {rate:g}")
+    simulated = source == "simulated"
+    slowest, fastest = (1e8, 1e11) if simulated else (1e6, 1e12)
+    if not slowest <= rate <= fastest:
+        raise SettingsError(
+            f"--rate must lie between {slowest:g} and {fastest:g} samples per second"
+            f"{' where they are simulated' if simulated else ''}, got {rate:g}"
+        )
+    if flow_speed is not None and not 1e-6 <= flow_speed <= 1e3:
+        raise SettingsError(f"--flow-speed must lie between 1e-6 and 1e3 m/s, got {flow_speed:g}")
+    for name in ("cells_per_second", "loop_samples", "seed"):
+        given = getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+        if given and not simulated:
+            raise SettingsError(f"--{name.replace('_', '-')} is for the simulated stream, not for a file")
+    if output == "":
+        raise SettingsError("--output is empty: name a folder, . for this one")
+    folder, stem = None if output is None else Path(output), "stream" if simulated else Path(source).stem
     if duration is not None and not 0 < duration < 1e7:
         raise SettingsError(f"--duration must lie between 0 and 1e7 seconds, got {duration:g}")
     settings = (read_settings(settings_file) if settings_file else Settings()).with_capture(
-        flow_speed_m_per_s=flow_speed if source != "simulated" else None
+        flow_speed_m_per_s=None if simulated else flow_speed
     )
-    with ExitStack() as stack:
-        if source == "simulated":
+    with ExitStack() as stack, Ending() as ending:
+        if folder is not None:
+            check_folder(folder, stem, overwrite)  # before all that takes long
+        if simulated:
             opened, calibration = _simulated_stream(
                 rate, cells_per_second, flow_speed or 2.0, loop_samples, seed, settings, paced=not unpaced
             )
-            stem = "stream"
         else:
             opened, calibration = _replayed_stream(stack, Path(source), rate, settings, paced=not unpaced)
-            stem = Path(source).stem
         _say("compiling the kernels (kept for the next start)")
-        warm_up(opened, calibration)
+        warm_up(opened, calibration, files=folder is not None)
         for warning in calibration.warnings:
             _say(f"warning: {warning}")
-        caught: list[int] = []
-
-        def arm(pipeline: Any) -> None:
-            def end(number: int, _: Any) -> None:
-                caught.append(number)
-                pipeline.stop()
-
-            for number in (signal.SIGINT, signal.SIGTERM):
-                previous = signal.signal(number, end)
-                stack.callback(signal.signal, number, previous)
-
         record = run_stream(
-            opened, calibration, folder=output, stem=stem, duration_s=duration, overwrite=overwrite, workers=workers,
-            image_share=images, display=LiveDisplay(), on_start=arm, say=_say,
+            opened, calibration, folder=folder, stem=stem, duration_s=duration, overwrite=overwrite, workers=workers,
+            image_share=images, display=LiveDisplay(), on_start=ending.watch, say=_say,
         )  # fmt: skip
     result = summary(record)
     if as_json:
-        typer.echo(json.dumps(result, allow_nan=False))
+        _print_json(result)
     lost = {reason: n for reason, n in record["accounting"]["samples_dropped"].items() if n}
     _say(
         f"{result['cells_found']} cells in {result['samples_offered'] / result['sample_rate_hz']:.3g} s of signal, "
@@ -456,8 +483,11 @@ def stream(
     )
     if record["error"] is not None:
         _say(f"error: {record['error']}")
+    if result["cells_not_written"]:
+        _say(f"error: {result['cells_not_written']} cells were found and not written")
+    if record["error"] is not None or result["cells_not_written"]:
         raise typer.Exit(1)
-    if caught:
+    if ending.caught:
         _say("interrupted; what was seen is written")
         raise typer.Exit(130)
 
@@ -479,8 +509,12 @@ def _simulated_stream(
     from ..acquisition.simulated_loop import simulated_loop
     from ..acquisition.source import LoopSource
     from .live_setup import calibrate_on_source
+    from .settings import SettingsError
     from .stream import ring_for
 
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 62
+    if loop_samples > memory // 2:
+        raise SettingsError(f"--loop-samples must be {memory // 2} or less on this machine, half of its memory")
     block_samples, depth = ring_for(rate)
     with _progress("simulating") as progress:
         try:
@@ -490,6 +524,8 @@ def _simulated_stream(
             )  # fmt: skip
         except ValueError as error:
             raise CaptureError(str(error)) from error
+        except MemoryError as error:
+            raise CaptureError(f"no memory for a loop of --loop-samples {loop_samples}: make it shorter") from error
     _say("measuring the empty line")
     source = partial(LoopSource, loop.samples, rate, metadata=loop.metadata, block_samples=block_samples, depth=depth)
     return source(paced=paced), calibrate_on_source(source(paced=False), settings)

@@ -10,10 +10,10 @@ _ROOM = 1.25
 _SMALLEST, _LARGEST = 48, 256
 
 
-def choose_crop_px(cells: list[Cell]) -> int:
-    """Side [pixels] that holds all of the given cells with some room, within bounds."""
+def choose_crop_px(cells: list[Cell], usual_px: float = 0.0) -> int:
+    """Side [pixels] that holds all of the given cells with some room, or what is usual without any, within bounds."""
     extents = [max(np.ptp(index) + 1 for index in np.nonzero(cell.mask)) for cell in cells]
-    side = 16 * int(np.ceil(_ROOM * max(extents, default=0) / 16))
+    side = 16 * int(np.ceil(_ROOM * max(extents, default=usual_px) / 16))
     return int(np.clip(side, _SMALLEST, _LARGEST))
 
 

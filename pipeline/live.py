@@ -50,7 +50,7 @@ _SWITCH_S = 0.0001
 _LATENCY_BINS_PER_DECADE = 100
 # Why samples are dropped: the reader was late; no line clock; overwritten while it was looked at; cut out, but no time
 # to measure it; a worker failed.
-DROP_REASONS = ("lost_by_source", "without_line_clock", "overwritten", "overload", "not_finished")
+_DROP_REASONS = ("lost_by_source", "without_line_clock", "overwritten", "overload", "not_finished")
 
 
 class Latency:
@@ -115,15 +115,9 @@ class Account:
     saturated: int = 0
     lines: int = 0
     blocks: int = 0
-    dropped: dict[str, int] = field(
-        default_factory=lambda: {
-            "lost_by_source": 0,
-            "without_line_clock": 0,
-            "overwritten": 0,
-            "overload": 0,
-            "not_finished": 0,
-        }
-    )
+    dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_DROP_REASONS, 0))
+    lost_estimated: int = 0  # of those lost by the source, the ones that it has not counted, but estimated
+    restarts: int = 0  # of a device that had stopped by itself
     pieces_dropped: int = 0
     cells: int = 0
     images: int = 0
@@ -240,13 +234,16 @@ class LivePipeline:
         self.error: Exception | None = None
         self.clock = TrackingClock(calibration.setup.empty_line)
         self.recalibrations = 0
+        self.recalibration_error: str | None = None  # of the last one that failed
         self.wall_s = 0.0
         setup = calibration.setup
         self._cutter = PieceCutter(partial(margin_lines, setup, calibration.grid), setup.geometry.um_per_line)
         self._stop = threading.Event()
         self._ended = self._source_stopped = False  # no block will come any more
         self.paced = bool(getattr(source, "paced", True))
-        self._signal_s = 1 / source.sample_rate_hz if self.paced else 0.0
+        #: Rate at which samples come by the host's clock [samples/s]: a replay's need not be that of its samples.
+        self.pace_hz = float(getattr(source, "pace_hz", source.sample_rate_hz)) if self.paced else math.inf
+        self._lost_at_stop = 0
         self._most_samples: int | None = None
         self._claim = threading.Lock()
         self._turn = threading.Condition()  # guards all that follows
@@ -264,6 +261,15 @@ class LivePipeline:
     def stop(self) -> None:
         """End the run: what has been claimed is finished and written."""
         self._stop.set()
+
+    def force_stop(self) -> None:
+        """:meth:`stop`, and stop the source from beside, so that who hangs in it comes free."""
+        self._stop.set()
+
+        def stop() -> None:
+            self._lost_at_stop += self.source.stop()
+
+        threading.Thread(target=stop, name="stop", daemon=True).start()
 
     def run(self, *, most_samples: int | None = None, watch: Callable[["LivePipeline"], None] | None = None) -> None:
         """Process blocks until the source ends, :meth:`stop` is called, or so many samples were offered.
@@ -308,7 +314,7 @@ class LivePipeline:
         if self._source_stopped:
             return
         self._source_stopped = True
-        lost = self.source.stop()
+        lost = self.source.stop() + self._lost_at_stop
         if self.account.first_index is not None:
             self.account.end_index += lost
             self.account.dropped["lost_by_source"] += lost
@@ -395,6 +401,9 @@ class LivePipeline:
         if self._stop.is_set() or (self._most_samples is not None and self.account.offered >= self._most_samples):
             self._ended = True
             return None
+        if self.output is not None and self.output.error is not None:  # nothing more can be written
+            self._ended = True
+            return None
         try:
             with self.idleness.waiting():
                 block = self.source.acquire(_ACQUIRE_S)
@@ -420,6 +429,9 @@ class LivePipeline:
             account.first_index = account.end_index = block.index - block.lost_before
         # by the index: a driver's own count of what it lost need not agree with it
         account.dropped["lost_by_source"] += block.index - account.end_index
+        if not block.lost_exact:
+            account.lost_estimated += block.lost_before
+        account.restarts = block.epoch
         account.end_index = block.index + block.samples.size
         account.most_fill = max(account.most_fill, block.fill)
         self.fill = block.fill
@@ -446,7 +458,10 @@ class LivePipeline:
             account.saturated += saturated
         account.processed += seen
         account.dropped["without_line_clock"] += block.samples.size - seen
-        return self._cutter.add(block.samples, block.index, block.host_ns, locked, screened)
+        before = self._cutter.saturated
+        cuts = self._cutter.add(block.samples, block.index, block.host_ns, locked, screened)
+        account.saturated += self._cutter.saturated - before
+        return cuts
 
     def _drop(self, cut: Cut | Piece, reason: str) -> None:
         """Count what was cut out, but not measured."""
@@ -476,9 +491,9 @@ class LivePipeline:
         if not self.paced or self._ended:
             return self.image_share
         # a block that has just come fills its place; how far behind the workers are tells how many images there may be
-        behind_s = (self.fill * self.source.depth - 1) * self.source.block_samples * self._signal_s
+        behind_s = (self.fill * self.source.depth - 1) * self.source.block_samples / self.pace_hz
         calm = min(max(1.0 - behind_s / _PRESSING_S, 0.0), 1.0)
-        time_s = calm * _IMAGES_SHARE * self.workers * self.source.block_samples * self._signal_s
+        time_s = calm * _IMAGES_SHARE * self.workers * self.source.block_samples / self.pace_hz
         return min(self.image_share, time_s / max(self._row_s * np.count_nonzero(piece.wanted), 1e-12))
 
     def _hand_on(self, piece: Piece, batches: list[CellBatch]) -> None:
@@ -489,7 +504,7 @@ class LivePipeline:
             refused = 0 if self.output is None or self.output.put(batch) else batch.rows
             since_block_s = (time.perf_counter_ns() - piece.host_ns) * 1e-9
             # a cell's last sample was there before its block's last one; without a pace, all came at once
-            since = since_block_s + (piece.block_end - 1 - batch.columns["sample_last"]) * self._signal_s
+            since = since_block_s + (piece.block_end - 1 - batch.columns["sample_last"]) / self.pace_hz
             with self._turn:
                 self.account.cells += batch.rows
                 self.account.images += int(np.count_nonzero(batch.pictured))
@@ -532,5 +547,6 @@ class LivePipeline:
             self._recalibrated = calibrate_on_blocks(
                 blocks, self.source.metadata, self.source.dtype, self.calibration.setup.settings
             )
-        except (ValueError, OSError):  # no usable signal, or no room for the snapshot: it is tried again
+        except Exception as error:  # no usable signal, no room for the snapshot, or worse: it is tried again
+            self.recalibration_error = str(error) or type(error).__name__
             self._recalibration = None

@@ -5,6 +5,7 @@ The pipeline makes a `LiveStatus` when `LiveDisplay.due` says so, and hands it t
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -58,8 +59,16 @@ class LiveStatus:
     dropped: Mapping[str, int] = field(default_factory=dict)
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to who prints: rich would close standard output, and end the process."""
+        raise BrokenPipeError
+
+
 class LiveDisplay:
     """Shows a run's status; use it as a context manager, so that the terminal is left in order.
+
+    A terminal or pipe that is gone is no error: the run goes on, unseen.
 
     Parameters
     ----------
@@ -70,7 +79,7 @@ class LiveDisplay:
     """
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or _Console(stderr=True)
         self._clock = clock
         self._period_s = TERMINAL_S if self._console.is_terminal else LINE_S
         self._next = clock() + self._period_s
@@ -87,21 +96,24 @@ class LiveDisplay:
         if not self.due():
             return
         self._next = self._clock() + self._period_s
-        if self._live is not None:
-            self._live.update(status_table(status), refresh=True)
-        else:
-            self._console.print(status_line(status), soft_wrap=True, markup=False, highlight=False)
+        with suppress(OSError):
+            if self._live is not None:
+                self._live.update(status_table(status), refresh=True)
+            else:
+                self._console.print(status_line(status), soft_wrap=True, markup=False, highlight=False)
 
     def __enter__(self) -> Self:
         if self._live is not None:
-            self._live.start()
+            with suppress(OSError):
+                self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live is not None:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
 
 
 def status_entries(status: LiveStatus) -> dict[str, str]:

@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import threading
 import time
 from collections import deque
@@ -234,12 +235,17 @@ class LiveResults:
                 "cells": self.rows_written,
                 "pictures": self.pictures_written,
             }
-            text = json.dumps({**record, "outputs": outputs}, indent=2, allow_nan=False) + "\n"
-            _part(run_record).write_text(text, encoding="utf-8")
+            _part(run_record).write_text(_record_text({**record, "outputs": outputs}), encoding="utf-8")
             os.replace(_part(parquet), parquet)
             os.replace(_part(run_record), run_record)
             self._table.path.unlink()
         self.abandon()  # there is nothing left to close but the table's lock
+
+    def leave(self, record: Mapping[str, Any]) -> None:
+        """`abandon`, with the run record beside the ``.part`` files, under such a name: it says why they are left."""
+        self.abandon()
+        with suppress(OSError):  # there is room where the spare file was, unless others took it
+            _part(self._path(".run.json")).write_text(_record_text(record), encoding="utf-8")
 
     def abandon(self) -> None:
         """Close what is open and keep the ``.part`` files. May be called twice."""
@@ -342,6 +348,24 @@ class LiveResults:
         return self._reason
 
 
+def warm_up_files(columns: tuple[str, ...], metadata: RtdcMetadata, crop_px: int) -> None:
+    """Write a cell both ways to files that are thrown away: what compiles, compiles before the clock starts."""
+    one = np.zeros(1, dtype=np.int64)
+    crop = np.ones((1, crop_px, crop_px), dtype=np.uint8)
+    batch = CellBatch(
+        {name: one for name in columns if name not in OPTIONAL_COLUMNS}, crop, crop > 0, np.ones(1, dtype=np.bool_)
+    )
+    with tempfile.TemporaryDirectory(prefix="stretchscope-") as folder:
+        results = LiveResults(Path(folder), "warm_up", columns, metadata, crop_px)
+        try:
+            for fast in (False, True):
+                results._fast = fast
+                results.append(batch)
+                results.write()
+        finally:
+            results.abandon()
+
+
 class _OutputErrors:
     """A failed write within the block closes the files and becomes an `OutputError`."""
 
@@ -414,6 +438,10 @@ def _require_room(folder: Path, size: int) -> None:
     """Fail before HDF5 does, where the room left can be known."""
     if shutil.disk_usage(folder).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _record_text(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, indent=2, allow_nan=False) + "\n"
 
 
 def _part(path: Path) -> Path:
@@ -533,8 +561,35 @@ class _StreamReader:
             yield batch
 
 
+def check_folder(folder: Path, stem: str, overwrite: bool = False) -> list[Path]:
+    """Make the folder and see that nothing is in the way of a run; what is there stays as it is.
+
+    Returns
+    -------
+    rolled : list of Path
+        The .rtdc files of a run of that name, growing ones included.
+
+    Raises
+    ------
+    OutputError
+        As in :func:`prepare_folder`.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{stem}.probe"
+        probe.touch()
+        probe.unlink()
+        rolled = _refuse_what_is_not_ours(folder, stem)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    record = folder / f"{stem}.run.json"
+    if record.exists() and not overwrite:
+        raise OutputError(f"{record} exists: give --overwrite to replace that run, or another folder")
+    return rolled
+
+
 def prepare_folder(folder: Path, stem: str, overwrite: bool = False) -> list[str]:
-    """Make the folder, see that nothing is in the way of a run, and complete what a killed one left.
+    """:func:`check_folder`, and complete what a killed run left.
 
     Parameters
     ----------
@@ -558,22 +613,17 @@ def prepare_folder(folder: Path, stem: str, overwrite: bool = False) -> list[str
 
     Notes
     -----
-    A run without its run record was killed. Its files get the name ``<stem>.interrupted-1``, or the next number that
-    is free: ``.parquet`` with the rows of all whole batches, and ``_0001.rtdc``, … with the pictures. A kill within a
+    A run without its run record was killed, or could write no more. Its files get the name ``<stem>.interrupted-1``,
+    or the next number that is free: ``.parquet`` with the rows of all whole batches, ``_0001.rtdc``, … with the
+    pictures, and ``.run.json`` where it left a record. A kill within a
     write, or a failed one, may tear the pictures of that batch, and up to 512 before it whose chunk was being written
     anew: the file is copied up to there. What cannot be read whole is kept with ``.broken`` after its name.
     """
+    rolled = check_folder(folder, stem, overwrite)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{stem}.probe"
-        probe.touch()
-        probe.unlink()
-        rolled = _refuse_what_is_not_ours(folder, stem)
         record = folder / f"{stem}.run.json"
         if not record.exists():
             return _complete_killed_run(folder, stem, rolled)
-        if not overwrite:
-            raise OutputError(f"{record} exists: give --overwrite to replace that run, or another folder")
         for path in (record, *rolled, *(folder / f"{stem}{suffix}" for suffix in (".parquet", _TABLE, _SPARE))):
             path.unlink(missing_ok=True)
         return [f"{record}: the run is replaced"]
@@ -609,7 +659,10 @@ def _complete_killed_run(folder: Path, stem: str, rolled: list[Path]) -> list[st
         messages.append(f"{aside}: table without run record")
     name = _free_name(folder, stem)
     if table.exists():
-        messages.append(_complete_table(table, folder, stem, name))
+        messages += _complete_table(table, folder, stem, name)
+    record = _part(folder / f"{stem}.run.json")
+    if record.exists():
+        os.replace(record, folder / f"{name}.run.json")
     for path in rolled:
         target = folder / (name + path.name[len(stem) :].removesuffix(".part"))
         if path.suffix == ".part":
@@ -628,21 +681,26 @@ def _free_name(folder: Path, stem: str) -> str:
     return f"{stem}.interrupted-{number}"
 
 
-def _complete_table(table: Path, folder: Path, stem: str, name: str) -> str:
+def _complete_table(table: Path, folder: Path, stem: str, name: str) -> list[str]:
+    """Make a Parquet file of a killed run's table, if that has any row; what was done, at most one line."""
     parquet, broken = folder / f"{name}.parquet", folder / f"{name}.table.arrow.broken"
     unfinished = folder / f"{stem}.parquet.part"  # the name that the killed run may have left one under
     try:
         rows, torn_bytes = table_to_parquet(table, unfinished)
     except ValueError as error:
         os.replace(table, broken)
-        return f"{broken}: table of a killed run, cannot be read: {error}"
+        return [f"{broken}: table of a killed run, cannot be read: {error}"]
+    if not rows and not torn_bytes:  # killed before its first write
+        unfinished.unlink()
+        table.unlink()
+        return []
     os.replace(unfinished, parquet)
     message = f"{parquet}: the {rows} rows of a killed run"
     if torn_bytes:
         os.replace(table, broken)
-        return f"{message}; the batch it was writing is torn, {torn_bytes} bytes, and kept in {broken.name}"
+        return [f"{message}; the batch it was writing is torn, {torn_bytes} bytes, and kept in {broken.name}"]
     table.unlink()
-    return message
+    return [message]
 
 
 def _complete_rtdc(path: Path, target: Path) -> str:
@@ -742,6 +800,11 @@ class OutputThread:
         if self.error is not None:
             raise self.error
         self._results.finish(record)
+
+    def leave(self, record: Mapping[str, Any]) -> None:
+        """`drain`, and leave the files under their ``.part`` names, with a record that says why."""
+        self.drain()
+        self._results.leave(record)
 
     def abandon(self) -> None:
         """`drain`, and leave the files under their ``.part`` names."""

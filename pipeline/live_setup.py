@@ -24,10 +24,10 @@ from .survey import require_dark_level, survey_capture
 # A snapshot has so many samples, as long as it is not longer than this many seconds of signal.
 _SNAPSHOT_SAMPLES, _LONGEST_SNAPSHOT_S = STRETCH_SAMPLES, 2.0
 _SNAPSHOT_TIMEOUT_S = 5.0
+# Cells are taken to be so large where none has been seen yet; where the scale is unknown, as large as the line.
+_USUAL_CELL_UM = 16.0
 # Stretches in which an event is looked for, to choose the grid by.
 _MOST_STRETCHES = 4
-# Recorded streams up to this length are surveyed whole.
-_WHOLE_SAMPLES = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,17 @@ def calibrate_on_capture(path: Path, settings: Settings, execution: Execution | 
         if state.kernel is not None or number == _MOST_STRETCHES:
             break
         cells = process_stretch(job, stretch, state, execution)
-    return Calibration(
-        job.setup,
-        grid_of(job, state.kernel),
-        settings.image.crop_px or choose_crop_px(cells),
-        survey.clock.period_samples,
-        survey.warnings,
-    )
+    grid, warnings = grid_of(job, state.kernel), survey.warnings
+    pixel_um = job.setup.pixel_um(grid)
+    lit_px = survey.background.lit_samples * grid.columns_per_sample
+    crop_px = settings.image.crop_px or choose_crop_px(cells, _USUAL_CELL_UM / pixel_um if pixel_um else lit_px)
+    if not cells:
+        warnings = (
+            *warnings,
+            f"no cell in the first samples: the images' grid and their side of {crop_px} pixels were chosen without "
+            "one; set [image] oversampling and crop_px if they do not fit",
+        )
+    return Calibration(job.setup, grid, crop_px, survey.clock.period_samples, warnings)
 
 
 def calibrate_on_source(source: Source, settings: Settings) -> Calibration:

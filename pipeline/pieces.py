@@ -96,6 +96,8 @@ class PieceCutter:
         self._margin_rows = math.ceil(margin_lines(longest_lines) / ROW_LINES) + BESIDE_FLAGGED_ROWS + 1
         self._open: _Open | None = None
         self._host_ns = self._block_end = 0
+        #: Samples on a rail in the rows across the borders of blocks so far.
+        self.saturated = 0
         self._empty_line: EmptyLine | None = None
 
     def add(
@@ -126,7 +128,8 @@ class PieceCutter:
                 pieces += self.close()
                 self._open = _Open.at(-(-lines.first_line // ROW_LINES), index)
             self._empty_line = lines.empty_line
-            now = self._open.with_block(samples, index, lines, first_row, flags)
+            now, saturated = self._open.with_block(samples, index, lines, first_row, flags)
+            self.saturated += saturated
             pieces += self._cut(now, at_end=False)
         return pieces
 
@@ -242,11 +245,11 @@ class _Open:
 
     def with_block(
         self, block: np.ndarray, block_index: int, lines: LockedLines, first_row: int, flags: np.ndarray
-    ) -> "_Open":
-        """With a block behind; the rows across the border are screened here."""
+    ) -> tuple["_Open", int]:
+        """With a block behind; the rows across the border are screened here, and their samples on a rail counted."""
         shift = block_index - self.index
         now = replace(self, parts=(*self.parts, _Part(shift, block, lines, shift)))
-        screen, border = lines.empty_line.screen, np.empty(0, dtype=np.bool_)
+        screen, border, saturated = lines.empty_line.screen, np.empty(0, dtype=np.bool_), 0
         done, stop_row = self.first_row + self.flags.size, lines.stop_line // ROW_LINES
         across = (first_row if flags.size else max(stop_row, done)) - done
         row_starts = now.starts(done * ROW_LINES, ROW_LINES, across + 1)
@@ -256,8 +259,8 @@ class _Open:
         if row_starts.size > 1:
             first = math.floor(row_starts[0])
             samples = now.take(first, math.ceil(row_starts[-1]) + screen.reach)
-            border, _ = screen_rows(samples, self.index + first, row_starts - first, screen)
-        return replace(now, flags=append_flags(self.flags, border, flags))
+            border, saturated = screen_rows(samples, self.index + first, row_starts - first, screen)
+        return replace(now, flags=append_flags(self.flags, border, flags)), saturated
 
     def starts(self, first_line: int, step: int, count: int) -> np.ndarray:
         """Starts of every ``step``-th line [samples after ``index``]: of each by the block in which it starts."""

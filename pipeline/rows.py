@@ -27,6 +27,10 @@ def cell_batch(measured: Measured, which: np.ndarray, crop_px: int) -> CellBatch
     return CellBatch(columns, crops, masks, np.ones(len(crops), np.bool_))
 
 
+# An image shows a sixth of an object's extent on either side of it (see ``measure``).
+_MARGIN = 6
+
+
 @dataclass(frozen=True)
 class Found:
     """Objects that begin in a piece, as the screen's sums see them.
@@ -63,17 +67,38 @@ def find_objects(piece: Piece, min_significance: float) -> Found:
     sums = sum_up(lines.samples, lines.index % CONVERTERS, lines.starts, piece.wanted, screen)
     summary = summary_of(sums, lines.first_line, screen.box_samples)
     own = (summary.line_first >= piece.own_first) & (summary.line_first < piece.own_stop)
+    own &= ~_belongs_to_larger(summary)
     summary = summary.some(own & (summary.significance >= min_significance))
     places = np.stack([summary.line_first, summary.line_last + 1.0, summary.line_centre])
     starts = lines.index + np.interp(places - lines.first_line, np.arange(lines.starts.size), lines.starts)
     return Found(summary, *starts)
 
 
+def _belongs_to_larger(summary: Summary) -> np.ndarray:
+    """Which objects are the foot or the wake of a larger one, within the margin that its image would have; bool (N,).
+
+    Only what is no longer than that margin: a cell behind a cell is longer.
+    """
+    lines = summary.line_last - summary.line_first + 1
+    beyond, beside = lines // _MARGIN, (summary.tau_last_samples - summary.tau_first_samples) / _MARGIN
+    found = np.zeros(lines.size, dtype=np.bool_)
+    short = np.flatnonzero(lines <= beyond.max(initial=0))
+    one = summary.some(short[:, None])
+    found[short] = (
+        (lines[short, None] <= beyond)
+        & (one.line_first >= summary.line_first - beyond)
+        & (one.line_last <= summary.line_last + beyond)
+        & (one.tau_first_samples >= summary.tau_first_samples - beside)
+        & (one.tau_last_samples <= summary.tau_last_samples + beside)
+    ).any(axis=1)
+    return found
+
+
 def summary_batch(setup: Setup, grid: Grid, box_samples: int, found: Found, crop_px: int) -> CellBatch:
     """Cells without a picture: place, time, extent and light; other features are empty (NaN).
 
     Extents and areas count whole boxes (lines by samples) that deviate from the empty line, so they are up to a box
-    larger than an image would show. Saturated samples are not counted.
+    larger than an image would show.
     """
     summary = found.summary
     n = len(found)
@@ -106,7 +131,6 @@ def summary_batch(setup: Setup, grid: Grid, box_samples: int, found: Found, crop
     unknown = np.full(n, np.nan)
     names = zip(FEATURES, feature_columns(calibrated=pixel_um is not None), strict=True)
     columns |= {column: known.get(feature.name, unknown) for feature, column in names}
-    columns["touches_border"] = np.zeros(n)
-    columns["saturated_samples"] = columns["crop_cut"] = np.zeros(n, np.int64)
+    columns["saturated_samples"] = columns["crop_cut"] = unknown
     none = np.empty((0, crop_px, crop_px))
     return CellBatch(columns, none.astype(np.uint8), none.astype(np.bool_), np.zeros(n, np.bool_))

@@ -3,7 +3,6 @@
 import math
 import os
 import platform
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -20,10 +19,15 @@ from ..acquisition.source import LoopSource, Source, SourceError
 from ..sr._kernels import CONVERTERS
 from .live import LivePipeline
 from .live_display import LiveDisplay, LiveStatus
-from .live_results import LiveResults, OutputThread, prepare_folder
+from .live_results import LiveResults, OutputThread, prepare_folder, warm_up_files
 from .live_setup import Calibration
-from .results import columns_of, rtdc_metadata
+from .results import OutputError, columns_of, rtdc_metadata
 from .rtdc import RtdcMetadata
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
 
 # A ring that suits Python: each block costs some fixed time, however long it is, so they are long; but cells wait for a
 # block's end [s, samples]. The ring holds a multiple of what the slowest reader is ever late by [s].
@@ -94,18 +98,14 @@ def run_stream(
     if folder is not None:
         for message in prepare_folder(folder, stem, overwrite):
             say(message)
-        columns = columns_of(
-            calibrated=calibration.setup.geometry.calibrated,
-            position_um=calibration.setup.geometry.um_per_sample is not None,
-        )
-        output = OutputThread(LiveResults(folder, stem, columns, metadata, calibration.crop_px))
-    pipeline = LivePipeline(source, calibration, output, metadata, workers=workers, image_share=image_share)
-    if on_start is not None:
-        on_start(pipeline)
-    most = None if duration_s is None else round(duration_s * source.sample_rate_hz)
-    watch = _Watch(pipeline, display) if display is not None else None
-    begin = time.perf_counter()
+        output = OutputThread(LiveResults(folder, stem, _columns(calibration), metadata, calibration.crop_px))
     try:
+        pipeline = LivePipeline(source, calibration, output, metadata, workers=workers, image_share=image_share)
+        if on_start is not None:
+            on_start(pipeline)
+        most = None if duration_s is None else round(duration_s * source.sample_rate_hz)
+        watch = _Watch(pipeline, display) if display is not None else None
+        begin = time.perf_counter()
         with display if display is not None else nullcontext():
             pipeline.run(most_samples=most, watch=watch)
             if output is not None:
@@ -119,10 +119,17 @@ def run_stream(
     error = next((str(e) or type(e).__name__ for e in errors if e is not None), None)
     record = _record(source, calibration, pipeline, wall_s, error)
     if output is not None:
-        if output.error is None:
+        try:
             output.close(record)
-        else:
-            record["cells_not_written"] = output.rows_lost + pipeline.account.rows_refused
+        except Exception as failed:  # it may well be the first, where the table finds no room at the end
+            record["error"] = record["summary"]["error"] = error or str(failed) or type(failed).__name__
+            output.leave(record)
+            say(
+                f"{folder}: {record['summary']['cells_written']} cells are kept under .part names; the next run into "
+                "that folder completes them"
+            )
+            if not isinstance(failed, OutputError):
+                raise
     if pipeline.error is not None and not isinstance(pipeline.error, SourceError):
         raise pipeline.error
     return record
@@ -141,8 +148,8 @@ class _Watch:
             return
         now, account, output = time.perf_counter(), pipeline.account, pipeline.output
         step = max(now - self._last_time, 1e-9)
-        offered = account.offered
-        recent = (offered - self._last_samples) / step
+        processed = account.processed
+        recent = (processed - self._last_samples) / step
         status = LiveStatus(
             elapsed_s=now - self._begin,
             rate_sa_s=recent,
@@ -159,20 +166,27 @@ class _Watch:
             dropped={f"samples {reason}": count for reason, count in account.dropped.items()}
             | {"rows refused by the output": account.rows_refused},
         )
-        self._last_time, self._last_samples, self._last_cells = now, offered, account.cells
+        self._last_time, self._last_samples, self._last_cells = now, processed, account.cells
         self._display.update(status)
 
 
 def realtime_factor(pipeline: LivePipeline, wall_s: float) -> float:
-    """Signal seconds per second of work: of all seconds unpaced, of those that some worker was busy in when paced."""
-    signal_s = pipeline.account.offered / pipeline.source.sample_rate_hz
+    """Seconds of the signal that was processed, per second of work.
+
+    Of all seconds unpaced, of those that some worker was busy in when paced; then a second of signal is what comes in
+    one. What is dropped counts as work, but not as signal.
+    """
+    rate_hz = pipeline.source.sample_rate_hz
     if pipeline.paced:
+        rate_hz = pipeline.pace_hz
         wall_s -= pipeline.idleness.seconds
-    return signal_s / max(wall_s, 1e-9)
+    return pipeline.account.processed / rate_hz / max(wall_s, 1e-9)
 
 
-def peak_memory_mib() -> float:
-    """Most memory that the process ever held [MiB]."""
+def peak_memory_mib() -> float | None:
+    """Most memory that the process ever held [MiB]; None where the system does not tell."""
+    if resource is None:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
@@ -185,7 +199,8 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
 def _record(
     source: Source, calibration: Calibration, pipeline: LivePipeline, wall_s: float, error: str | None
 ) -> dict[str, Any]:
-    account = pipeline.account
+    account, output = pipeline.account, pipeline.output
+    not_written = account.rows_refused + (output.rows_lost if output is not None else 0)
     return {
         "stretchscope": __version__,
         "python": platform.python_version(),
@@ -208,21 +223,26 @@ def _record(
             "sample_rate_hz": source.sample_rate_hz,
             "lines": account.lines,
             "cells_found": account.cells,
+            "cells_written": None if output is None else account.cells - not_written,
+            "cells_not_written": not_written,
             "images": account.images,
             "cells_per_second": account.cells / max(wall_s, 1e-9),
             "latency_ms": pipeline.latency.as_dict(),
             "cpu_count": os.cpu_count(),
             "peak_memory_mib": peak_memory_mib(),
+            "error": error,
         },
         "accounting": {
             "samples_dropped": dict(account.dropped),
+            "samples_lost_estimated": account.lost_estimated,
+            "source_restarts": account.restarts,
             "samples_saturated": account.saturated,
             "blocks": account.blocks,
-            "images": account.images,
             "pieces_dropped": account.pieces_dropped,
             "cells_refused_by_output": account.rows_refused,
             "line_clock_losses": pipeline.clock.losses,
             "recalibrations": pipeline.recalibrations,
+            "recalibration_error": pipeline.recalibration_error,
             "most_ring_fill": account.most_fill,
             "most_bytes_waiting": 0 if pipeline.output is None else pipeline.output.most_queued_bytes,
         },
@@ -242,8 +262,16 @@ def stream_metadata(source: Source, calibration: Calibration) -> RtdcMetadata:
     )
 
 
-def warm_up(source: Source, calibration: Calibration) -> None:
-    """Compile the kernels, or load them, for exactly the arrays that will come: read-only blocks among them."""
+def _columns(calibration: Calibration) -> tuple[str, ...]:
+    geometry = calibration.setup.geometry
+    return columns_of(calibrated=geometry.calibrated, position_um=geometry.um_per_sample is not None)
+
+
+def warm_up(source: Source, calibration: Calibration, *, files: bool) -> None:
+    """Compile the kernels, or load them, for exactly the arrays that will come: read-only blocks among them.
+
+    ``files``: those that write results, too.
+    """
     background = calibration.setup.empty_line.background
     period = background.period_samples
     lines = _WARM_UP_LINES
@@ -266,3 +294,5 @@ def warm_up(source: Source, calibration: Calibration) -> None:
     for error in (pipeline.error, few.error):
         if error is not None:
             raise error
+    if files:
+        warm_up_files(_columns(calibration), stream_metadata(source, calibration), calibration.crop_px)

@@ -202,6 +202,7 @@ class TrackingClock:
         held = self._held[max(0, samples.size + self._held.size - enough) :] if continues else self._held[:0]
         if held.size:
             samples = np.concatenate([held, samples])
+            samples.flags.writeable = False  # as blocks are: kernels are compiled for either
         self._held = samples[-enough:].copy() if samples.size - held.size < enough else samples[:0]
         return samples, held.size
 
@@ -209,7 +210,7 @@ class TrackingClock:
         """Over missing samples: the clock goes on where it is due, if that is sure enough, else it is lost."""
         state = self._state
         missed = max(0, math.ceil(-state[_kernels.START] / state[_kernels.PERIOD]))
-        if _kernels.variance_after(state, missed, self._rules()) > (4 * _PULL_IN_SAMPLES) ** 2:
+        if _kernels.variance_after(state, float(missed), self._rules()) > (4 * _PULL_IN_SAMPLES) ** 2:
             self._lose()
             return
         _kernels.predict_start(state, missed, self._rules())

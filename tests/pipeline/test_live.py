@@ -3,13 +3,14 @@
 The oracle is the truth of the simulated loop: where its cells lie and when its lines start.
 """
 
+import json
 import math
 import resource
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,13 @@ from stretchscope.pipeline import live, live_results
 from stretchscope.pipeline.batch import process_capture
 from stretchscope.pipeline.execution import Execution
 from stretchscope.pipeline.live import LivePipeline
-from stretchscope.pipeline.live_results import CellBatch
-from stretchscope.pipeline.live_setup import Calibration, calibrate_on_capture
+from stretchscope.pipeline.live_results import CellBatch, prepare_folder
+from stretchscope.pipeline.live_setup import Calibration, calibrate_on_capture, calibrate_on_source
 from stretchscope.pipeline.measure import Lines, cells_of, patches_of
 from stretchscope.pipeline.pieces import Piece
 from stretchscope.pipeline.rtdc import RtdcMetadata
 from stretchscope.pipeline.settings import Settings
-from stretchscope.pipeline.stream import run_stream
+from stretchscope.pipeline.stream import realtime_factor, run_stream
 from stretchscope.pipeline.survey import survey_capture
 from stretchscope.sr.detect import ROW_LINES
 
@@ -629,22 +630,147 @@ def test_output_that_is_full(loop: SimulatedLoop, calibration: Calibration) -> N
     assert pipeline.account.processed > loop.samples.size - loop.line_period_samples
 
 
+def test_pace_is_not_the_rate_of_the_samples(loop: SimulatedLoop, calibration: Calibration) -> None:
+    """A stream that comes a million times more slowly than it was sampled has time for every image, and its realtime
+    factor is that of its pace; only what was processed counts."""
+
+    class Slow(Script):
+        paced, pace_hz = True, 5e3
+
+    sink = Sink()
+    pipeline = LivePipeline(Slow(blocks(loop.samples), loop), calibration, sink, METADATA, workers=2)
+    pipeline._row_s = 0.01
+    finish(pipeline)
+    assert pipeline.account.images == pipeline.account.cells == loop.cells.size
+    account = pipeline.account
+    account.processed, pipeline.idleness.seconds = account.processed // 2, 3.0
+    assert realtime_factor(pipeline, 5.0) == pytest.approx(account.processed / 5e3 / 2.0)
+    pipeline.paced = False
+    assert realtime_factor(pipeline, 5.0) == pytest.approx(account.processed / loop.metadata.sample_rate_hz / 5.0)
+
+
+def test_replay_tells_its_pace(simulated: Path) -> None:
+    with open_capture(simulated) as capture:
+        assert ReplaySource(capture, rate_hz=1e9).pace_hz == 1e9
+        assert ReplaySource(capture).pace_hz == capture.metadata.sample_rate_hz
+
+
+def test_refused_cells_are_told(
+    loop: SimulatedLoop, calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the writer's queue has no room for is found, but not written; the summary tells both."""
+    monkeypatch.setattr(live_results.OutputThread, "put", lambda *_: False)
+    summary = run_stream(Script(blocks(loop.samples), loop), calibration, folder=tmp_path)["summary"]
+    assert summary["cells_found"] == summary["cells_not_written"] == loop.cells.size
+    assert summary["cells_written"] == 0
+    assert summary["error"] is None
+
+
+def test_restarts_and_estimated_losses_are_recorded(loop: SimulatedLoop, calibration: Calibration) -> None:
+    class Estimating(Script):
+        def acquire(self, timeout_s: float) -> Block | None:
+            block = super().acquire(timeout_s)
+            return block and replace(block, lost_exact=block.epoch == 0)
+
+    items = [(loop.samples[:BLOCK], 0), (loop.samples[BLOCK + 999 :][:BLOCK], BLOCK + 999, 1)]
+    pipeline = LivePipeline(Estimating(items, loop), calibration, None, METADATA, workers=1)
+    finish(pipeline)
+    assert pipeline.account.restarts == 1
+    assert pipeline.account.lost_estimated == pipeline.account.dropped["lost_by_source"] == 999
+
+
+@pytest.mark.parametrize("error", [RuntimeError("in a kernel"), MemoryError()])
+def test_a_failed_recalibration_is_recorded_and_tried_again(
+    play: object, loop: SimulatedLoop, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Whatever goes wrong beside the run, the run goes on."""
+    tried = threading.Event()
+
+    def fail(*_: object) -> None:
+        tried.set()
+        raise error
+
+    monkeypatch.setattr(live, "calibrate_on_blocks", fail)
+    monkeypatch.setattr(live, "snapshot_samples", lambda _: BLOCK)
+    rng = np.random.default_rng(1)
+    strange = rng.integers(-100, 100, BLOCK).astype(np.int8)
+
+    def items() -> Iterator[Item]:
+        for n in range(100):
+            yield strange, n * BLOCK
+        tried.wait(TIMEOUT_S)
+
+    run = play(items())
+    assert run.pipeline.recalibration_error == (str(error) or "MemoryError")
+    assert run.pipeline._recalibration is None
+    assert run.pipeline.recalibrations == 0
+
+
+def test_forced_stop_frees_who_hangs_in_the_source(loop: SimulatedLoop, calibration: Calibration) -> None:
+    """A driver that waits for ever is left as soon as the source is stopped; what it lost then counts once."""
+    waiting, stopped = threading.Event(), threading.Event()
+
+    class Hanging(Script):
+        def acquire(self, timeout_s: float) -> Block | None:
+            if self.handed == 4:
+                waiting.set()
+                stopped.wait(TIMEOUT_S)
+                raise EndOfStream
+            return super().acquire(timeout_s)
+
+        def stop(self) -> int:
+            lost = 0 if stopped.is_set() else 777
+            stopped.set()
+            return lost
+
+    pipeline = LivePipeline(Hanging(blocks(loop.samples), loop), calibration, None, METADATA, workers=2)
+    threading.Thread(target=lambda: (waiting.wait(TIMEOUT_S), pipeline.force_stop()), daemon=True).start()
+    finish(pipeline)
+    assert pipeline.account.offered == 4 * BLOCK + 777
+
+
 def test_disk_is_full(
     loop: SimulatedLoop, calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first write fails: writing ends, the run goes on and counts to its end, and the record says why."""
+    """The first write fails in a stream without end: the run ends, and the record says why. It lies beside what was
+    kept, and gets its name with that when the next run starts."""
 
     def no_room(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(live_results, "_require_room", no_room)
     monkeypatch.setattr(live_results, "SPARE_BYTES", 1 << 16)
-    record = run_stream(Script(blocks(loop.samples), loop), calibration, folder=tmp_path)
+    monkeypatch.setattr(live_results, "WRITE_ROWS", 1)
+    size = loop.samples.size
+    endless = (item for n in range(1_000_000) for item in blocks(loop.samples, n * size))
+    record = run_stream(Script(endless, loop), calibration, folder=tmp_path)
+    summary = record["summary"]
     assert "No space left" in record["error"]
-    assert record["summary"]["cells_found"] == loop.cells.size
-    assert record["cells_not_written"] == loop.cells.size
-    assert record["summary"]["samples_offered"] == loop.samples.size
+    assert summary["error"] == record["error"]
+    assert summary["cells_not_written"] == summary["cells_found"] > 0
+    assert summary["cells_written"] == 0
     assert not (tmp_path / "stream.run.json").exists()
+    assert json.loads((tmp_path / "stream.run.json.part").read_text())["error"] == record["error"]
+    prepare_folder(tmp_path, "stream")
+    assert [path.name for path in tmp_path.iterdir()] == ["stream.interrupted-1.run.json"]
+
+
+def test_no_room_for_the_table_at_the_end(
+    loop: SimulatedLoop, calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows are written, but not sorted: the record says so, and the next run's start completes them."""
+
+    def no_room(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(live_results, "table_to_parquet", no_room)
+        record = run_stream(Script(blocks(loop.samples), loop), calibration, folder=tmp_path)
+    assert "No space left" in record["summary"]["error"]
+    assert record["summary"]["cells_written"] == loop.cells.size
+    prepare_folder(tmp_path, "stream")
+    assert pq.read_table(tmp_path / "stream.interrupted-1.parquet").num_rows == loop.cells.size
+    assert (tmp_path / "stream.interrupted-1.run.json").exists()
 
 
 @pytest.mark.parametrize("error", [SourceError("the card is gone"), ValueError("a bug"), None])
@@ -674,6 +800,15 @@ def test_source_that_does_not_start(loop: SimulatedLoop, calibration: Calibratio
     with pytest.raises(SourceError, match="no such card"):
         run_stream(Dead([], loop), calibration, folder=tmp_path)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("worker", "output"))]
+
+
+def test_no_cell_in_the_first_samples() -> None:
+    """The crops then hold the usual cell of 16 µm, and the calibration says that it has seen none."""
+    empty = simulated_loop(loop_samples=1 << 22, block_samples=BLOCK, cells_per_s=0, seed=3)
+    source = LoopSource(empty.samples, 5e9, metadata=empty.metadata, block_samples=BLOCK, paced=False)
+    calibration = calibrate_on_source(source, Settings())
+    assert 16 < calibration.crop_px * calibration.setup.pixel_um(calibration.grid) < 25
+    assert "no cell in the first samples" in calibration.warnings[-1]
 
 
 @pytest.fixture(scope="module")

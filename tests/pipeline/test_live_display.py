@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from stretchscope.pipeline import live_display
 from stretchscope.pipeline.live_display import LiveDisplay, LiveStatus, status_line
 
 STATUS = LiveStatus(
@@ -62,6 +63,28 @@ def test_updates_are_rare(terminal, expected):
     else:
         assert "4.93 GSa/s" in text.getvalue()
         assert text.getvalue().endswith("\x1b[?25h")  # the cursor is back
+
+
+class Gone(io.StringIO):
+    """A terminal, or a pipe, that nobody holds any more."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def write(self, text):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), BrokenPipeError()])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_terminal_that_is_gone_is_no_error(terminal, error):
+    clock = Clock()
+    console = live_display._Console(file=Gone(error), force_terminal=terminal, width=300)
+    with LiveDisplay(console, clock) as display:
+        for _ in range(3):
+            clock.now += 10.0
+            display.update(STATUS)
 
 
 def test_standard_output_stays_clean(capsys):

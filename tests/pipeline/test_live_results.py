@@ -343,6 +343,12 @@ def wreck(folder, rows):
     (folder / "run.spare.part").write_bytes(bytes(100))
 
 
+def test_a_run_killed_before_its_first_write_leaves_nothing(tmp_path):
+    wreck(tmp_path, 0)
+    assert prepare_folder(tmp_path, "run") == []
+    assert names(tmp_path) == []
+
+
 def test_a_torn_batch_is_left_out_and_kept(tmp_path):
     wreck(tmp_path, 2000)
     whole = (tmp_path / "run.table.arrow.part").read_bytes()

@@ -168,6 +168,25 @@ def test_flagged_without_end(
     assert (own[1:, 0] >= own[:-1, 1] - 4 * 512).all()
 
 
+def test_saturated_samples_are_counted_wherever_blocks_end(crowd: SimulatedLoop, calibration: Calibration) -> None:
+    """Rows across a border count as those within a block."""
+    samples = crowd.samples[: 1 << 18].copy()
+    samples[np.random.default_rng(1).integers(0, samples.size, 5_000)] = 127
+    counted = set()
+    for size in (20 * LINE, 33_333, samples.size):
+        clock, saturated = TrueClock(crowd, calibration), 0
+        cutter = PieceCutter(partial(margin_lines, calibration.setup, calibration.grid), None)
+        for first in range(0, samples.size, size):
+            block = samples[first : first + size]
+            locked = clock.follow(block, first)
+            screened = [screen_block(block, first, lines) for lines in locked]
+            cutter.add(block, first, 0, locked, screened)
+            saturated += sum(some for _, _, some in screened)
+        counted.add(saturated + cutter.saturated)
+    assert len(counted) == 1
+    assert counted.pop() > 4_000
+
+
 def test_pieces_without_own_lines_count_none(crowd: SimulatedLoop, calibration: Calibration) -> None:
     """The samples that a dropped piece takes out of the account are never more than it holds."""
     samples = shaded(crowd, -1, 10_000, (8.0, 20.0))

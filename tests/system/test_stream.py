@@ -1,12 +1,14 @@
 """``stretchscope stream`` as a user meets it when things end badly: what is left behind, and the exit status."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import pyarrow.parquet as pq
@@ -15,6 +17,7 @@ import pytest
 from stretchscope.acquisition.simulate import simulate
 from stretchscope.acquisition.source import ReplaySource, SourceError
 from stretchscope.pipeline import cli, live_results
+from stretchscope.pipeline.ending import Ending
 
 COMMAND = (sys.executable, "-c", "from stretchscope.pipeline.cli import main; main()")
 CELLS = 4
@@ -122,18 +125,125 @@ def test_a_capture_as_a_stream(run: Run, capture: Path, tmp_path: Path) -> None:
 
 
 def test_full_disk(run: Run, capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cells are counted to the end; exit status 1, and the reason in one line. No record says that it is complete."""
+    """Exit status 1, the reason in one line, and what was kept. No record says that the run is complete."""
 
-    def no_room(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    def no_room(folder: Path, _: int) -> None:
+        if folder == tmp_path:  # and not where the kernels are warmed up
+            raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(live_results, "_require_room", no_room)
     status, out, err = run("stream", "--source", capture, "--unpaced", "-o", tmp_path, "--json")
     assert status == 1
-    assert json.loads(out)["cells_found"] == CELLS
-    assert "error: " in err
-    assert "No space left on device" in err
+    summary = json.loads(out)
+    assert "No space left on device" in summary["error"]
+    assert summary["cells_written"] == 0
+    assert f"error: {summary['error']}" in err.splitlines()
+    assert f"{tmp_path}: 0 cells are kept" in err
     assert not (tmp_path / "small.run.json").exists()
+    assert (tmp_path / "small.run.json.part").exists()
+
+
+def test_cells_that_are_not_written(run: Run, capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer is full: said at the end, in the JSON object and by the exit status."""
+    monkeypatch.setattr(live_results.OutputThread, "put", lambda *_: False)
+    status, out, err = run("stream", "--source", capture, "--unpaced", "-o", tmp_path, "--json")
+    assert status == 1
+    assert json.loads(out)["cells_not_written"] == CELLS
+    assert f"error: {CELLS} cells were found and not written" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--flow-speed", "0"), "--flow-speed must lie between"),
+        (("--rate", "1e6"), "--rate must lie between 1e+08 and 1e+11"),
+        (("--rate", "1e12"), "--rate must lie between 1e+08 and 1e+11"),
+        (("--cells-per-second", "1e12"), "--cells-per-second"),
+        (("--loop-samples", "99999999999999"), "--loop-samples"),
+        (("--workers", "1000000"), "--workers"),
+        (("-o", ""), "--output is empty"),
+        (("--source", "x.h5", "--seed", "2"), "--seed is for the simulated stream"),
+        (("--source", "x.h5", "--cells-per-second", "2"), "--cells-per-second is for the simulated stream"),
+        (("--source", "x.h5", "--loop-samples", "4194304"), "--loop-samples is for the simulated stream"),
+    ],
+)
+def test_arguments_without_sense(run: Run, arguments: tuple[str, ...], reason: str) -> None:
+    """Exit status 2 and a line in terms of the options, before anything is begun."""
+    status, out, err = run("stream", *arguments)
+    assert status == 2
+    assert out == ""
+    assert reason in " ".join(err.replace("│", " ").split())
+    assert "Traceback" not in err
+
+
+def test_loop_that_is_larger_than_memory(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sysconf", lambda _: 1 << 11, raising=False)
+    status, _, err = run("stream", "--loop-samples", "4194304")
+    assert status == 2
+    assert err == "error: --loop-samples must be 2097152 or less on this machine, half of its memory\n"
+
+
+def test_the_folder_is_looked_at_first(run: Run, capture: Path, tmp_path: Path) -> None:
+    """A finished run in the way is told before anything is measured, and stays."""
+    (tmp_path / "small.run.json").write_text("{}")
+    status, _, err = run("stream", "--source", capture, "-o", tmp_path)
+    assert status == 2
+    assert err.startswith(f"error: {tmp_path / 'small.run.json'} exists")
+    assert (tmp_path / "small.run.json").read_text() == "{}"
+
+
+def test_standard_output_that_is_full() -> None:
+    """No traceback: one line, exit status 2."""
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*COMMAND, "plan", "--json"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: standard output: cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_before_and_during_a_run(number: signal.Signals) -> None:
+    """Before it, what was begun is cleared away; then it ends in good order, then at once, then by force."""
+    calls: list[str] = []
+    pipeline = SimpleNamespace(stop=lambda: calls.append("stop"), force_stop=lambda: calls.append("force"))
+    before = signal.getsignal(number)
+    with Ending() as ending:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+        assert ending.caught == 1
+    with Ending() as ending:
+        ending.watch(pipeline)
+        signal.raise_signal(number)
+        assert calls == ["stop"]
+        signal.raise_signal(number)
+        assert calls == ["stop", "force"]
+        assert signal.getsignal(number) == signal.SIG_DFL
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_before_the_run_leaves_no_snapshot(tmp_path: Path) -> None:
+    """Terminated while it measures the empty line, the temporary folder is removed."""
+    (temporary := tmp_path / "temporary").mkdir()
+    arguments = ("stream", "--loop-samples", str(1 << 22), "-o", tmp_path / "results")
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(temporary)}
+    )
+    try:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not list(temporary.glob("stretchscope-*")):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline, "no snapshot was made"
+            time.sleep(0.005)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=TIMEOUT_S)
+        assert process.returncode == 130, err
+        assert "interrupted" in err
+        assert not list(temporary.glob("stretchscope-*"))
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
 
 
 def test_source_fails(run: Run, capture: Path, tmp_path: Path, fail_after: Callable[[int, Exception], None]) -> None:
