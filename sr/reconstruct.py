@@ -26,7 +26,7 @@ DEFAULT_KERNEL = (0.22, 3.7)
 NEARLY_BEST = 1.15
 # The same for a kernel that does not average, but tells how smooth the image is; and the finest one along the line
 # [samples], since where lines share few phases they predict each other however small it is.
-NEARLY_BEST_SMOOTHNESS, FINEST_SMOOTHNESS = 1.02, 0.1
+NEARLY_BEST_SMOOTHNESS, FINEST_SMOOTHNESS = 1.05, 0.1
 MOST_COLUMNS_PER_SAMPLE = 32
 # A window is judged on about this many of its samples, from this many of its lines.
 _TARGETS, _TARGET_LINES = 600, 64
