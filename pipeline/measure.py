@@ -16,8 +16,8 @@ from ..classify import feature_columns, measure_images, segment_images
 from ..sr._kernels import CONVERTERS
 from ..sr.detect import ROW_LINES, Event, Events
 from ..sr.empty_line import EmptyLine
-from ..sr.methods import METHODS, Method, reach_lines, reconstruct_one_by_one
-from ..sr.reconstruct import Grid, TransmissionImage, Windows, reconstruct, reconstruct_windows
+from ..sr.methods import METHODS, reach_lines, reconstruct_one_by_one
+from ..sr.reconstruct import Grid, Method, TransmissionImage, Windows, reconstruct, reconstruct_windows
 from ..sr.refine import gaussian_response, reconstruct_regularised
 from ._crop_kernels import draw_seeds, mark_repeated, measure_extents
 from .settings import Settings

@@ -8,15 +8,17 @@ its own column where the clock is locked. They know no light: each sample is div
 Source: R. Shi et al., IEEE Trans. Biomed. Circuits Syst. 13(4), 2019, doi:10.1109/TBCAS.2019.2914946.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import wraps
 
 import numpy as np
 from scipy import ndimage
 
 from .background import Background
 from .line_fit import LineTables
-from .reconstruct import Grid, TransmissionImage, registered_fits, require_dark_level, window_pixels
+from .reconstruct import Grid, Method, TransmissionImage, registered_fits, require_dark_level, window_pixels
 
 # Lines woven into one; with more, the flow within them shows as jagged edges (the source's limit).
 MOST_LINES_WOVEN = 6
@@ -27,98 +29,68 @@ def lines_woven(period_samples: float) -> int:
     return Fraction(period_samples).limit_denominator(MOST_LINES_WOVEN).denominator
 
 
-def weave_lines(
-    samples: np.ndarray,
-    origin: int,
-    starts: np.ndarray,
-    first_line: int,
-    background: Background,
-    tables: LineTables,
-    grid: Grid,
-    *,
-    rows: tuple[float, float],
-    tau: tuple[float, float],
-    fits: np.ndarray | None = None,
-) -> TransmissionImage:
+def _on_the_grid(own_pixels: "Callable[[_Placed, Grid], TransmissionImage]") -> Method:
+    """A method from what it makes of samples on their columns, in pixels of its own."""
+
+    @wraps(own_pixels)
+    def method(
+        samples: np.ndarray,
+        origin: int,
+        starts: np.ndarray,
+        first_line: int,
+        background: Background,
+        tables: LineTables,
+        grid: Grid,
+        *,
+        rows: tuple[float, float],
+        tau: tuple[float, float],
+        fits: np.ndarray | None = None,
+    ) -> TransmissionImage:
+        placed = _place_samples(samples, origin, starts, first_line, background, tables, rows, tau, fits)
+        return _resampled(own_pixels(placed, grid), grid, rows, tau)
+
+    return method
+
+
+@_on_the_grid
+def weave_lines(placed: "_Placed", grid: Grid) -> TransmissionImage:
     """Line interleaving: the samples of q lines in order of their phase make one row of columns of 1/q sample.
 
-    Parameters and result as in :func:`~.reconstruct.reconstruct`; the method's own pixels are interpolated linearly. A
-    column that no line met is interpolated in the row.
+    A method as :func:`~.reconstruct.reconstruct`; its own pixels are interpolated linearly. A column that no line met
+    is interpolated in the row.
     """
-    raw = _place_samples(samples, origin, starts, first_line, background, tables, rows, tau, fits)
-    return _on_grid(_weave(raw), grid, rows, tau)
+    q = placed.woven
+    lines = placed.value.shape[0] // q * q
+    groups = placed.value[:lines].reshape(-1, q, placed.value.shape[1])
+    seen = np.isfinite(groups)
+    number = np.where(seen.any(axis=1), seen.sum(axis=1), np.nan)
+    value = np.where(seen, groups, 0).sum(axis=1) / number
+    spread = np.where(seen, placed.variance[:lines].reshape(groups.shape), 0).sum(axis=1) / number**2
+    value, spread = _inverse_distance_mean(value, spread, [_neighbours(value, spread, 1, way) for way in (1, -1)])
+    return placed.image(value, spread, placed.first_line + 0.5 * (q - 1), float(q), q)
 
 
-def interpolate_simply(
-    samples: np.ndarray,
-    origin: int,
-    starts: np.ndarray,
-    first_line: int,
-    background: Background,
-    tables: LineTables,
-    grid: Grid,
-    *,
-    rows: tuple[float, float],
-    tau: tuple[float, float],
-    fits: np.ndarray | None = None,
-) -> TransmissionImage:
+@_on_the_grid
+def interpolate_simply(placed: "_Placed", grid: Grid) -> TransmissionImage:
     """Simple interpolation: every q-th line, its gaps filled from the nearest samples around.
 
-    Parameters and result as in :func:`~.reconstruct.reconstruct`; the method's own pixels, q lines by 1/q sample, are
-    interpolated linearly. A pixel that its line sampled is kept, others are the mean of the nearest samples above and
-    below in the column and left and right in the row, weighted by their inverse distance.
+    A method as :func:`~.reconstruct.reconstruct`; its own pixels, q lines by 1/q sample, are interpolated linearly. A
+    pixel that its line sampled is kept, others are the mean of the nearest samples above and below in the column and
+    left and right in the row, weighted by their inverse distance.
     """
-    raw = _place_samples(samples, origin, starts, first_line, background, tables, rows, tau, fits)
-    return _on_grid(_interpolate_simply(raw, grid), grid, rows, tau)
+    value, spread = _fill(placed, grid)
+    q, middle = placed.woven, placed.woven // 2
+    return placed.image(value[middle::q], spread[middle::q], placed.first_line + middle, float(q), q)
 
 
-def interpolate_fully(
-    samples: np.ndarray,
-    origin: int,
-    starts: np.ndarray,
-    first_line: int,
-    background: Background,
-    tables: LineTables,
-    grid: Grid,
-    *,
-    rows: tuple[float, float],
-    tau: tuple[float, float],
-    fits: np.ndarray | None = None,
-) -> TransmissionImage:
+@_on_the_grid
+def interpolate_fully(placed: "_Placed", grid: Grid) -> TransmissionImage:
     """Full interpolation: every line, as in :func:`interpolate_simply`, then straight lines between its columns.
 
-    Parameters and result as in :func:`~.reconstruct.reconstruct`; the method's own pixels, one line by 1/q² sample, are
-    interpolated linearly.
+    A method as :func:`~.reconstruct.reconstruct`; its own pixels, one line by 1/q² sample, are interpolated linearly.
     """
-    raw = _place_samples(samples, origin, starts, first_line, background, tables, rows, tau, fits)
-    return _on_grid(_interpolate_fully(raw, grid), grid, rows, tau)
-
-
-def _weave(raw: "_Placed") -> TransmissionImage:
-    q = raw.woven
-    lines = raw.value.shape[0] // q * q
-    groups = raw.value[:lines].reshape(-1, q, raw.value.shape[1])
-    seen = np.isfinite(groups)
-    count = seen.sum(axis=1)
-    value = np.where(seen, groups, 0).sum(axis=1) / np.where(count, count, np.nan)
-    spread = (
-        np.where(seen, raw.variance[:lines].reshape(groups.shape), 0).sum(axis=1) / np.where(count, count, np.nan) ** 2
-    )
-    value, spread = _inverse_distance_mean(value, spread, [_neighbours(value, spread, 1, way) for way in (1, -1)])
-    return raw.image(value, spread, raw.first_line + 0.5 * (q - 1), float(q), q)
-
-
-def _interpolate_simply(raw: "_Placed", grid: Grid) -> TransmissionImage:
-    value, spread = _fill(raw, grid)
-    middle = raw.woven // 2
-    return raw.image(
-        value[middle :: raw.woven], spread[middle :: raw.woven], raw.first_line + middle, float(raw.woven), raw.woven
-    )
-
-
-def _interpolate_fully(raw: "_Placed", grid: Grid) -> TransmissionImage:
-    value, spread = _fill(raw, grid)
-    q = raw.woven
+    value, spread = _fill(placed, grid)
+    q = placed.woven
     columns = (value.shape[1] - 1) * q + 1
     place = np.arange(columns) / q
     left = np.minimum(place.astype(int), max(value.shape[1] - 2, 0))
@@ -130,10 +102,10 @@ def _interpolate_fully(raw: "_Placed", grid: Grid) -> TransmissionImage:
         fine: np.ndarray = np.where(share > 0, a[:, right] * share**power, 0) + a[:, left] * (1 - share) ** power
         return fine
 
-    return raw.image(between(value, 1), between(spread, 2), raw.first_line, 1.0, q * q)
+    return placed.image(between(value, 1), between(spread, 2), placed.first_line, 1.0, q * q)
 
 
-def _on_grid(
+def _resampled(
     image: TransmissionImage, grid: Grid, rows: tuple[float, float], tau: tuple[float, float]
 ) -> TransmissionImage:
     """The image at the pixels of a grid; unknown where a pixel beside is."""
@@ -207,8 +179,8 @@ def _place_samples(
     if fits is None:
         fits = registered_fits(samples, origin, starts, background, tables)
     q = lines_woven(background.period_samples)
-    first = max(0, int(np.ceil(rows[0])) - first_line)
-    own = slice(first, max(first, min(starts.size, int(np.floor(rows[1])) - first_line + 1)))
+    first = max(0, int(np.ceil(rows[0])) - 2 * q - first_line)
+    own = slice(first, max(first, min(starts.size, int(np.floor(rows[1])) + 2 * q - first_line + 1)))
     start, fit = (starts + fits[:, 0])[own, None], fits[own]
     columns = int(np.floor((tau[1] - tau[0]) * q)) + 1
     index = np.ceil(start + tau[0] - 0.5 / q).astype(np.int64) + np.arange(int(np.ceil(tau[1] - tau[0])) + 1)
@@ -230,17 +202,17 @@ def _place_samples(
     return _Placed(value, variance, q, float(first_line + first), tau[0], int(fits[:, 6].sum()))
 
 
-def _fill(raw: _Placed, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+def _fill(placed: _Placed, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """Fill what a line did not sample from the lines above and below and the columns left and right."""
-    column_lines = grid.lines_per_row * grid.columns_per_sample / raw.woven  # a column is as wide as so many lines
+    column_lines = grid.lines_per_row * grid.columns_per_sample / placed.woven  # a column is as wide as so many lines
     around = []
     for axis, pitch in ((0, 1.0), (1, column_lines)):
         for way in (1, -1):
-            value, variance, distance = _neighbours(raw.value, raw.variance, axis, way)
+            value, variance, distance = _neighbours(placed.value, placed.variance, axis, way)
             if axis == 0:
-                distance = np.where(distance < raw.woven, distance, np.inf)
+                distance = np.where(distance < placed.woven, distance, np.inf)
             around.append((value, variance, distance * pitch))
-    return _inverse_distance_mean(raw.value, raw.variance, around)
+    return _inverse_distance_mean(placed.value, placed.variance, around)
 
 
 def _neighbours(

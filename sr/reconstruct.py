@@ -5,6 +5,7 @@ of them. Rows run along the flow (slow axis), columns along the line (fast axis)
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -172,6 +173,26 @@ class TransmissionImage:
     tau_first_samples: float
     columns_per_sample: float
     saturated: int
+
+
+class Method(Protocol):
+    """A way to make an image of a window; arguments as those of :func:`reconstruct`."""
+
+    def __call__(
+        self,
+        samples: np.ndarray,
+        origin: int,
+        starts: np.ndarray,
+        first_line: int,
+        background: Background,
+        tables: LineTables,
+        grid: Grid,
+        *,
+        rows: tuple[float, float],
+        tau: tuple[float, float],
+        fits: np.ndarray | None = None,
+    ) -> TransmissionImage:
+        """Transmission image of a window of lines and positions."""
 
 
 def reconstruct(

@@ -40,8 +40,8 @@ def locked() -> tuple:
 def run(method: object, locked: tuple, *, aspect: float = 9.0):
     """A method's image in its own pixels."""
     known, fits = locked
-    raw = baselines._place_samples(*known, (0.0, LINES - 1.0), (0.0, (P - 1) / Q), fits)
-    return method(raw, *() if method is baselines._weave else (Grid(1.0, aspect, 1.0, 1.0),))
+    placed = baselines._place_samples(*known, (0.0, LINES - 1.0), (0.0, (P - 1) / Q), fits)
+    return method.__wrapped__(placed, Grid(1.0, aspect, 1.0, 1.0))
 
 
 def test_lines_woven() -> None:
@@ -53,7 +53,7 @@ def test_lines_woven() -> None:
 
 def test_weaving_is_the_published_permutation(locked: tuple) -> None:
     """Sample K = m·p + r goes to row m, column (r·q) mod p."""
-    image = run(baselines._weave, locked)
+    image = run(weave_lines, locked)
     assert image.transmission.shape == (LINES // Q, P)
     assert image.columns_per_sample == Q
     assert image.lines_per_row == Q
@@ -76,7 +76,7 @@ def grid_of_lines(locked: tuple) -> np.ndarray:
 
 def test_simple_interpolation_has_the_published_weights(locked: tuple) -> None:
     """With a sample as wide as nine lines, 1, 6, 2 and 3 lines away: 6/12, 1/12, 3/12 and 2/12."""
-    image = run(baselines._interpolate_simply, locked)
+    image = run(interpolate_simply, locked)
     lines = grid_of_lines(locked)
     assert image.transmission.shape == (LINES // Q, P)
     assert image.first_line == 1
@@ -103,7 +103,7 @@ def test_simple_interpolation_has_the_published_weights(locked: tuple) -> None:
 
 
 def test_full_interpolation_runs_straight_between_the_columns(locked: tuple) -> None:
-    image, simple = run(baselines._interpolate_fully, locked), run(baselines._interpolate_simply, locked)
+    image, simple = run(interpolate_fully, locked), run(interpolate_simply, locked)
     assert image.columns_per_sample == Q * Q
     assert image.lines_per_row == 1
     assert image.transmission.shape == (LINES, (P - 1) * Q + 1)
