@@ -95,6 +95,11 @@ class Source(Protocol):
         Whether blocks are the device's own memory.
     metadata : CaptureMetadata
         What is known about the instrument.
+
+    Notes
+    -----
+    A replay may also say ``paced = False`` where the next block is always there, and ``pace_hz``, the rate at which its
+    samples come by the host's clock [samples/s], where that is not ``sample_rate_hz``.
     """
 
     sample_rate_hz: float
