@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from ..acquisition import Segment
 from ..sr.halves import Halves, deal_lines, images_of_halves
 from ..sr.line_clock import SegmentClock
+from ..sr.methods import reach_lines
 from ..sr.quality import FWHM, CorrelationCurve, fourier_ring_correlation, local_phase_coverage, mean_curve, up_to
 from ..sr.reconstruct import Grid
+from ..sr.refine import RESPONSE_WIDTH, SMOOTH_LENGTH
 from ..sr.sampling import WIDEST_GAP, phase_coverage
 from .cells import Job, read_lines
 from .execution import Execution
@@ -23,6 +25,13 @@ _LEAST_PX, _MOST_PX = 32, 160
 _COVERAGE_STEP = 4
 # A period that is this close to the finest that two halves can show is no measure of the image.
 _CLOSE_TO_LIMIT = 1.25
+
+
+def _width_of(method: str) -> tuple[float, float]:
+    """Width at half maximum of a method's response, in the grid's sigmas, and gaps that it bridges [samples]."""
+    if method == "regularised":  # it interpolates: two phases a sample suffice
+        return RESPONSE_WIDTH * SMOOTH_LENGTH, 0.5
+    return float(FWHM), 0.0
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,8 @@ def measure_quality(job: Job, grid: Grid, candidates: list[Candidate], execution
     stated beside. Where the period lies at the limit of what halves can show, the whole image may be better, and the
     kernel's width alone is the resolution.
     """
-    lines = int(np.ceil(2 * grid.sigma_lines))
+    width, widest_gap = _width_of(job.setup.method)
+    lines = int(np.ceil(width * grid.sigma_lines / FWHM * 2))
     halves = deal_lines(job.survey.clock.period_samples, lines)
     shape = _shape(job, grid, candidates)
     windows = execution.run(_measure_window, [(job, grid, c.box, shape, halves) for c in candidates])
@@ -116,19 +126,20 @@ def measure_quality(job: Job, grid: Grid, candidates: list[Candidate], execution
     phases = phase_coverage(job.survey.clock.period_samples * np.arange(lines))
     samples = np.concatenate([np.zeros(0, np.int64), *(w.samples for w in windows)])
     gaps = np.concatenate([np.zeros(0), *(w.gaps for w in windows)])
-    coarse = gaps > WIDEST_GAP * grid.sigma_samples
+    widest_gap = max(WIDEST_GAP * grid.sigma_samples, widest_gap)
+    coarse = gaps > widest_gap
     return {
         "cells": len(slow),
         "halves": "".join("AB"[side] for side in halves.pattern),
         "along_line": _axis(
-            fast, grid.sigma_samples, 2 * halves.largest_gap_samples, "samples", geometry.um_per_sample
+            fast, width * grid.sigma_samples, 2 * halves.largest_gap_samples, "samples", geometry.um_per_sample
         ),
-        "along_flow": _axis(slow, grid.sigma_lines, halves.finest_lines, "lines", geometry.um_per_line),
+        "along_flow": _axis(slow, width * grid.sigma_lines, halves.finest_lines, "lines", geometry.um_per_line),
         "coverage": {
             "kernel_lines": lines,
             "phases": phases.phases,
             "largest_gap_samples": phases.largest_gap_samples,
-            "widest_allowed_gap_samples": WIDEST_GAP * grid.sigma_samples,
+            "widest_allowed_gap_samples": widest_gap,
             "pixel_samples_median": float(np.median(samples)) if samples.size else None,
             "pixel_gap_samples_median": _finite(np.median(gaps)) if gaps.size else None,
             "poorly_covered_fraction": float(coarse.mean()) if gaps.size else None,
@@ -137,10 +148,9 @@ def measure_quality(job: Job, grid: Grid, candidates: list[Candidate], execution
 
 
 def _axis(
-    curves: list[CorrelationCurve], sigma: float, finest: float, unit: str, um_per_unit: float | None
+    curves: list[CorrelationCurve], kernel: float, finest: float, unit: str, um_per_unit: float | None
 ) -> dict[str, Any]:
     """Resolution along one axis, lengths in samples or lines and in µm."""
-    kernel = float(FWHM * sigma)
     curve = mean_curve([up_to(curve, 1 / finest) for curve in curves]) if curves else None
     finest = max(finest, 1 / curve.frequency[-1]) if curve is not None else finest
     half_bit = curve.resolution_half_bit if curve is not None else None
@@ -190,22 +200,23 @@ def _shape(job: Job, grid: Grid, candidates: list[Candidate]) -> tuple[int, int]
 def _measure_window(job: Job, grid: Grid, box: Box, shape: tuple[int, int], halves: Halves) -> _Window:
     """Correlation and coverage around one cell."""
     segment, clock = _clock_of(job, box[0])
-    fine = Grid(1 / grid.sigma_samples, grid.sigma_lines, grid.sigma_samples, grid.sigma_lines)
-    length, width = (shape[0] - 0.5) * grid.sigma_lines, (shape[1] - 0.5) * grid.sigma_samples
+    columns_per_sample = max(1, round(1 / grid.sigma_samples))
+    fine = Grid(float(columns_per_sample), grid.sigma_lines, grid.sigma_samples, grid.sigma_lines)
+    length, width = (shape[0] - 0.5) * grid.sigma_lines, (shape[1] - 0.5) / columns_per_sample
     last_line, lit = clock.first_line + clock.lines - 1, job.survey.background.lit_samples
     top = max(float(clock.first_line), min((box[0] + box[1] - length) / 2, last_line - length))
     left = max(0.0, min((box[2] + box[3] - width) / 2, lit - width))
-    beyond = int(np.ceil(3 * grid.sigma_lines)) + 2
+    beyond = reach_lines(job.setup.method, grid) + 1
     lines = read_lines(job, segment, clock, int(top) - beyond, int(top + length) + beyond + 1)
     samples, origin, starts = lines.for_kernels()
     background = job.survey.background
     first, second = images_of_halves(
         samples, origin, starts, lines.first_line, background, job.survey.tables, fine,
-        rows=(top, top + length), tau=(left, left + width), pattern=halves.pattern,
+        rows=(top, top + length), tau=(left, left + width), pattern=halves.pattern, method=job.setup.reconstruct,
     )  # fmt: skip
     try:
         found = fourier_ring_correlation(
-            first.transmission, second.transmission, pixel_um=(grid.sigma_lines, grid.sigma_samples)
+            first.transmission, second.transmission, pixel_um=(grid.sigma_lines, 1 / columns_per_sample)
         )
     except ValueError:  # too little is known
         found = None
@@ -222,8 +233,8 @@ def _measure_window(job: Job, grid: Grid, box: Box, shape: tuple[int, int], halv
     coverage = local_phase_coverage(
         starts,
         top - lines.first_line + rows * grid.sigma_lines,
-        left + columns * grid.sigma_samples,
-        reach_lines=max(grid.sigma_lines, 0.5),
+        left + columns / columns_per_sample,
+        reach_lines=max(_width_of(job.setup.method)[0] * grid.sigma_lines / FWHM, 0.5),
         known=known,
     )
     some = seen[::_COVERAGE_STEP, ::_COVERAGE_STEP]

@@ -66,7 +66,9 @@ def weave_lines(placed: "_Placed", grid: Grid) -> TransmissionImage:
     number = np.where(seen.any(axis=1), seen.sum(axis=1), np.nan)
     value = np.where(seen, groups, 0).sum(axis=1) / number
     spread = np.where(seen, placed.variance[:lines].reshape(groups.shape), 0).sum(axis=1) / number**2
-    value, spread = _inverse_distance_mean(value, spread, [_neighbours(value, spread, 1, way) for way in (1, -1)])
+    beside = [_neighbours(value, spread, 1, way) for way in (1, -1)]
+    beside = [(a, b, np.where(distance <= q, distance, np.inf)) for a, b, distance in beside]
+    value, spread = _inverse_distance_mean(value, spread, beside)
     return placed.image(value, spread, placed.first_line + 0.5 * (q - 1), float(q), q)
 
 
@@ -179,7 +181,9 @@ def _place_samples(
     if fits is None:
         fits = registered_fits(samples, origin, starts, background, tables)
     q = lines_woven(background.period_samples)
-    first = max(0, int(np.ceil(rows[0])) - 2 * q - first_line)
+    # groups of q lines begin at multiples of q, wherever the window does
+    first = max(0, (int(np.ceil(rows[0])) // q - 2) * q - first_line)
+    first += -(first_line + first) % q
     own = slice(first, max(first, min(starts.size, int(np.floor(rows[1])) + 2 * q - first_line + 1)))
     start, fit = (starts + fits[:, 0])[own, None], fits[own]
     columns = int(np.floor((tau[1] - tau[0]) * q)) + 1
@@ -191,13 +195,14 @@ def _place_samples(
     low, high = background.code_limits
     inside &= (code > low) & (code < high) & background.usable(place) & np.isfinite(fit[:, 1, None])
     converter = index % len(background.interleave_gain)
+    gain = np.where(np.isfinite(fit[:, 1, None]), fit[:, 4, None], 1.0)
     light = (code - np.array(background.interleave_offset_codes)[converter]) / np.array(background.interleave_gain)[
         converter
     ]
     empty = np.where(inside, background.profile.light(place), 1.0)
     line = np.broadcast_to(np.arange(index.shape[0])[:, None], index.shape)[inside]
     value, variance = np.full((2, index.shape[0], columns), np.nan)
-    value[line, column[inside]] = ((light - fit[:, 3, None]) / fit[:, 4, None] / empty)[inside]
+    value[line, column[inside]] = ((light - fit[:, 3, None]) / gain / empty)[inside]
     variance[line, column[inside]] = (background.variance(place) / empty**2)[inside]
     return _Placed(value, variance, q, float(first_line + first), tau[0], int(fits[:, 6].sum()))
 
@@ -209,8 +214,8 @@ def _fill(placed: _Placed, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     for axis, pitch in ((0, 1.0), (1, column_lines)):
         for way in (1, -1):
             value, variance, distance = _neighbours(placed.value, placed.variance, axis, way)
-            if axis == 0:
-                distance = np.where(distance < placed.woven, distance, np.inf)
+            # as far as the next line of this phase, or a sample: beyond it there is a hole
+            distance = np.where(distance < placed.woven + axis, distance, np.inf)
             around.append((value, variance, distance * pitch))
     return _inverse_distance_mean(placed.value, placed.variance, around)
 
@@ -232,7 +237,7 @@ def _inverse_distance_mean(
     value: np.ndarray, variance: np.ndarray, around: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Known values as they are, unknown ones from their neighbours; NaN where there is none."""
-    weights = [1 / np.where(np.isfinite(distance) & (distance > 0), distance, np.inf) for _, _, distance in around]
+    weights = [1 / np.where(distance > 0, distance, np.inf) for _, _, distance in around]
     total = sum(weights)
     share = [np.divide(w, total, out=np.zeros_like(w), where=total > 0) for w in weights]
     mean = sum(np.where(w > 0, w * v, 0) for w, (v, _, _) in zip(share, around, strict=True))

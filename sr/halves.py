@@ -6,7 +6,7 @@ import numpy as np
 
 from .background import Background
 from .line_fit import LineTables, line_fits
-from .reconstruct import Grid, TransmissionImage, reconstruct
+from .reconstruct import Grid, Method, TransmissionImage, reconstruct
 from .sampling import phase_coverage
 
 # Ways to deal lines to two halves, the simplest first. A later one must leave gaps this much smaller to be taken.
@@ -65,6 +65,7 @@ def images_of_halves(
     rows: tuple[float, float],
     tau: tuple[float, float],
     pattern: tuple[int, ...] = (0, 1),
+    method: Method = reconstruct,
 ) -> tuple[TransmissionImage, TransmissionImage]:
     """Images of a window from two halves of its lines, on the same pixels, with the same kernel.
 
@@ -74,6 +75,8 @@ def images_of_halves(
         As in :func:`reconstruct`.
     pattern : tuple of 0 and 1, optional
         How lines are dealt, see :class:`Halves`; even and odd lines by default.
+    method : Method, optional
+        How the images are made.
 
     Returns
     -------
@@ -92,7 +95,7 @@ def images_of_halves(
         own[half != side, 1] = np.inf  # a line of unknown delay serves no image
         own[half != side, 6] = 0  # nor do its samples on a rail count
         images.append(
-            reconstruct(
+            method(
                 samples, origin, starts, first_line, background, tables, grid, rows=rows, tau=tau, fits=own
             )
         )  # fmt: skip

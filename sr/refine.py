@@ -6,7 +6,7 @@ samples leave open, the image's smoothness decides.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -24,13 +24,17 @@ from .reconstruct import (
     window_pixels,
 )
 
-# Smoothness of the image, in kernels of the grid: details this long are damped to half.
+# Smoothness of the image, in kernels of the grid: a wave of 2π of these lengths is damped to half in even light.
 SMOOTH_LENGTH = 1.0
+# Width at half maximum of what the method makes of a point in even light, along one axis, in smooth lengths.
+RESPONSE_WIDTH = 2.87
 # Pixels solved for beyond the window, in smooth lengths: what lies beyond it is not felt within.
 MARGIN = 8.0
 # What the solver leaves undone, as its preconditioner measures it, in standard deviations of a pixel.
 TOLERANCE = 0.003
-MOST_STEPS = 60
+MOST_STEPS = 200
+# Pixels that a smooth length has at least.
+_FEWEST_PIXELS = 0.9
 # The detector's response is cut at this many standard deviations.
 _RESPONSE_REACH = 3.5
 # Share of the usual power of the samples around it from which a pixel is known.
@@ -58,7 +62,8 @@ def reconstruct_regularised(
     Parameters
     ----------
     samples, origin, starts, first_line, background, tables, grid, rows, tau, fits
-        As in :func:`~.reconstruct.reconstruct`; ``grid.columns_per_sample`` a whole number.
+        As in :func:`~.reconstruct.reconstruct`; ``grid.columns_per_sample`` a whole number. Where pixels are coarser
+        than the smooth length, finer ones are solved for, and every so manieth given.
     response_samples : float, optional
         Standard deviation of the Gaussian response of detector and digitiser [samples], taken out of the image as far
         as the noise allows.
@@ -89,7 +94,8 @@ def reconstruct_regularised(
     which makes it both a better prior for what a microscope can show than total variation, and one that two banded
     systems invert. Solved by conjugate gradients, preconditioned with that inverse, from the empty channel on.
     """
-    window = lay_window(grid, rows, tau, background.lit_samples, response_samples)
+    finer = _finer(grid)
+    window = lay_window(finer.of(grid), rows, tau, background.lit_samples, response_samples)
     if fits is None:
         fits = registered_fits(samples, origin, starts, background, tables)
     signal, power, laid = weigh_window(
@@ -100,7 +106,39 @@ def reconstruct_regularised(
         signal, power, laid, window.phases, window.density(background), window.factors(), tolerance, MOST_STEPS, image,
         support,
     )  # fmt: skip
-    return _finished(window, background, image, support, int(fits[:, 6].sum()))
+    fine = _finished(window, background, image, support, int(fits[:, 6].sum()))
+    return finer.thinned(fine, grid, window_pixels(grid, rows, tau))
+
+
+@dataclass(frozen=True)
+class _Finer:
+    """How many rows and columns are solved for per one that is asked for: the pixels must show the smooth length."""
+
+    rows: int
+    columns: int
+
+    def of(self, grid: Grid) -> Grid:
+        return replace(
+            grid,
+            lines_per_row=grid.lines_per_row / self.rows,
+            columns_per_sample=grid.columns_per_sample * self.columns,
+        )
+
+    def thinned(self, image: TransmissionImage, grid: Grid, shape: tuple[int, int]) -> TransmissionImage:
+        """Every so manieth row and column, in the pixels that were asked for."""
+        if self.rows == self.columns == 1:
+            return image
+        part = slice(None, shape[0] * self.rows, self.rows), slice(None, shape[1] * self.columns, self.columns)
+        return replace(
+            image,
+            **{name: np.ascontiguousarray(getattr(image, name)[part]) for name in ("transmission", "std", "known")},
+            lines_per_row=grid.lines_per_row,
+            columns_per_sample=grid.columns_per_sample,
+        )
+
+
+def _finer(grid: Grid) -> _Finer:
+    return _Finer(*(max(1, math.ceil(_FEWEST_PIXELS / length)) for length in smooth_lengths(grid)))
 
 
 def gaussian_response(samples_per_bandwidth: float) -> float:

@@ -10,7 +10,7 @@ from stretchscope.acquisition.simulate import simulate
 from stretchscope.pipeline.batch import process_capture
 from stretchscope.pipeline.execution import Execution
 from stretchscope.pipeline.quality import MOST_CELLS, Candidate, best_candidates
-from stretchscope.sr.quality import FWHM
+from stretchscope.sr.refine import RESPONSE_WIDTH
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,8 @@ def test_record_says_how_good_the_images_are(results: Path) -> None:
         ("along_flow", "line", grid["sigma_lines"], record["signal"]["um_per_line"]),
     ):
         found = quality[axis]
-        assert found[f"kernel_fwhm_{unit}s"] == pytest.approx(FWHM * sigma)
-        assert found["kernel_fwhm_um"] == pytest.approx(FWHM * sigma * um)
+        assert found[f"kernel_fwhm_{unit}s"] == pytest.approx(RESPONSE_WIDTH * sigma)
+        assert found["kernel_fwhm_um"] == pytest.approx(RESPONSE_WIDTH * sigma * um)
         assert found[f"finest_period_of_halves_{unit}s"] <= found[f"period_half_bit_{unit}s"]
         assert found["kernel_fwhm_um"] <= found["resolution_um"] < 1.0
         frequency, correlation = found[f"frequency_per_{unit}"], found["correlation"]
