@@ -390,7 +390,7 @@ def variation_picture(droplet: Droplet, grid: Grid, kept: np.ndarray, weight: fl
     """Transmission of least total variation on our own forward model; ``weight`` in units of the noise."""
     window, a, b = least_squares_terms(droplet, grid, kept)
     images = total_variation(
-        a, b - a.sum(axis=1), gradients(*window.shape), weight * np.sqrt(window.density(droplet.background)), 0.001,
+        a, b - a.sum(axis=1), gradients(*window.shape), weight * np.sqrt(window.density(droplet.tables.image)), 0.001,
         np.zeros(a.shape[1]),
     )  # fmt: skip
     image, _, _ = converged(images, share=1e-4, most=3000)

@@ -171,7 +171,7 @@ def objective_of(capture: Simulated, event: Event) -> Objective:
     root = np.sqrt(power.ravel().astype(float))
     a = sparse.csr_array(sparse.diags_array(root) @ seen_pixels(window, laid, power.shape))
     b = np.divide(signal.ravel(), root, out=np.zeros(root.size), where=root > 0) - a.sum(axis=1)
-    density = window.density(capture.background)
+    density = window.density(capture.tables.image)
     penalty = roughness(window, density)
     factor = linalg.splu(sparse.csc_array(a.T @ a + penalty.T @ penalty))
     optimum = factor.solve(a.T @ b)

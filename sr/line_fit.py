@@ -45,10 +45,23 @@ class ImageTables:
         variance : float64 (K,), the largest within a sample; usable : bool (K * 256,); peak : float.
     limits : (float, float)
         The rails [codes].
+    power : float64 (IMAGE_STEPS, K)
+        p² / variance per fraction of a sample and whole sample, 0 where not usable.
+    mean_power : float
+        Its mean over the lit part of the line.
     """
 
     arrays: tuple
     limits: tuple[float, float]
+    power: np.ndarray
+    mean_power: float
+
+    def power_at(self, tau: np.ndarray) -> np.ndarray:
+        """p² / variance at positions τ [samples], to the nearest step; 0 outside the table."""
+        step = np.round(np.asarray(tau) * IMAGE_STEPS).astype(np.int64)
+        inside = (step >= 0) & (step < self.power.size)
+        step = np.where(inside, step, 0)
+        return np.where(inside, self.power[step % IMAGE_STEPS, step // IMAGE_STEPS], 0.0)
 
 
 def image_tables(background: Background) -> ImageTables:
@@ -81,7 +94,10 @@ def image_tables(background: Background) -> ImageTables:
         background.peak(),
     )
     low, high = background.code_limits
-    return ImageTables(arrays, (float(low), float(high)))
+    power = np.where(usable, light * weight, 0.0)[:-1]
+    return ImageTables(
+        arrays, (float(low), float(high)), power, float(power[nodes[:-1] < background.lit_samples].mean())
+    )
 
 
 def line_tables(background: Background) -> LineTables:

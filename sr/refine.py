@@ -14,7 +14,7 @@ import numpy as np
 from . import _kernels
 from . import _refine_kernels as _refine
 from .background import Background
-from .line_fit import LineTables
+from .line_fit import ImageTables, LineTables
 from .reconstruct import (
     Grid,
     TransmissionImage,
@@ -101,12 +101,13 @@ def reconstruct_regularised(
     signal, power, laid = weigh_window(
         samples, origin, starts, first_line, background, tables, window, fits, response_samples
     )
+    own = image_tables_of(background, tables)
     image, support = np.empty(window.shape, np.float32), np.empty(window.shape, np.float32)
     _refine.solve(
-        signal, power, laid, window.phases, window.density(background), window.factors(), tolerance, MOST_STEPS, image,
+        signal, power, laid, window.phases, window.density(own), window.factors(), tolerance, MOST_STEPS, image,
         support,
     )  # fmt: skip
-    fine = _finished(window, background, image, support, int(fits[:, 6].sum()))
+    fine = _finished(window, own, image, support, int(fits[:, 6].sum()))
     return finer.thinned(fine, grid, window_pixels(grid, rows, tau))
 
 
@@ -192,21 +193,21 @@ class Window:
             _refine.factor_smoothness(stiffness, factors[-1])
         return factors[0], factors[1]
 
-    def density(self, background: Background) -> float:
+    def density(self, tables: ImageTables) -> float:
         """Usual Σ p²/v per pixel: of samples in the light, where their lines lie evenly."""
-        return float(_power(background, np.arange(0.0, background.lit_samples, 0.25)).mean() * self._samples_per_pixel)
+        return tables.mean_power * self._samples_per_pixel
 
     @property
     def _samples_per_pixel(self) -> float:
         return self.grid.lines_per_row / self.grid.columns_per_sample
 
-    def least_support(self, background: Background) -> np.ndarray:
+    def least_support(self, tables: ImageTables) -> np.ndarray:
         """Support that makes a pixel of the window known, by column, float32."""
         tau = self.first_tau + np.arange(self.pixels[1]) / self.phases
         # next to what cannot be used only one side tells of a pixel
-        beside = [background.usable(tau + side * self.grid.sigma_samples) for side in (-1, 0, 1)]
-        power = _LEAST_SUPPORT * self._samples_per_pixel * _power(background, tau)
-        least = np.where(np.all(beside, axis=0), power, np.inf)
+        beside, power = self.grid.sigma_samples, tables.power_at(tau)
+        seen = (power > 0) & (tables.power_at(tau - beside) > 0) & (tables.power_at(tau + beside) > 0)
+        least = np.where(seen, _LEAST_SUPPORT * self._samples_per_pixel * power, np.inf)
         return least.astype(np.float32)
 
 
@@ -273,21 +274,16 @@ def weigh_window(
     return signal, power, (row, first, span, upper, taps)
 
 
-def _power(background: Background, tau: np.ndarray) -> np.ndarray:
-    """p²/v at positions τ where it can be used, else 0."""
-    return np.where(background.usable(tau), background.profile.light(tau) ** 2 / background.variance(tau), 0.0)
-
-
 def _finished(
-    window: Window, background: Background, image: np.ndarray, support: np.ndarray, saturated: int
+    window: Window, tables: ImageTables, image: np.ndarray, support: np.ndarray, saturated: int
 ) -> TransmissionImage:
     transmission, std = np.empty(window.pixels, np.float32), np.empty(window.pixels, np.float32)
     known = np.empty(window.pixels, np.bool_)
-    density = window.density(background)
+    density = window.density(tables)
     levels = _posterior_std(*window.stiffness) / np.float32(math.sqrt(density))
     lowest = density * 2.0 ** (-_OCTAVES / 2)
     _refine.finish(
-        image, support, window.phases, window.margin, levels, _PER_OCTAVE, lowest, window.least_support(background),
+        image, support, window.phases, window.margin, levels, _PER_OCTAVE, lowest, window.least_support(tables),
         transmission, std, known,
     )  # fmt: skip
     return TransmissionImage(
