@@ -132,7 +132,9 @@ class _Finer:
         part = slice(None, shape[0] * self.rows, self.rows), slice(None, shape[1] * self.columns, self.columns)
         return replace(
             image,
-            **{name: np.ascontiguousarray(getattr(image, name)[part]) for name in ("transmission", "std", "known")},
+            transmission=np.ascontiguousarray(image.transmission[part]),
+            std=np.ascontiguousarray(image.std[part]),
+            known=np.ascontiguousarray(image.known[part]),
             lines_per_row=grid.lines_per_row,
             columns_per_sample=grid.columns_per_sample,
         )
