@@ -34,7 +34,7 @@ MARGIN = 8.0
 TOLERANCE = 0.003
 MOST_STEPS = 200
 # Pixels that a smooth length has at least.
-_FEWEST_PIXELS = 0.9
+_FEWEST_PIXELS = 0.6
 # The detector's response is cut at this many standard deviations.
 _RESPONSE_REACH = 3.5
 # Share of the usual power of the samples around it from which a pixel is known.
