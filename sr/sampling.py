@@ -17,6 +17,8 @@ WIDEST_GAP = 2.3
 # -3 dB bandwidth.
 _FWHM = 2 * math.sqrt(2 * math.log(2))
 _RESPONSE_FWHM = _FWHM * math.sqrt(math.log(2)) / (2 * math.pi)
+# A resolution that is coarser by less than this is as good.
+_AS_FINE = 0.01
 #: Samples within this reach [samples] of a pixel are those that could sample it: one of every line.
 _REACH = 0.5
 
@@ -214,8 +216,10 @@ class Lattice:
         return low
 
     def best_lines(self, most: int) -> int:
-        """Lines at which the coarser of the two axes is finest."""
-        return min(range(1, most + 1), key=lambda lines: (max(self.resolution_um(lines)), lines))
+        """Fewest lines at which the coarser of the two axes is as fine as with any number of them, within 1 %."""
+        coarser = [max(self.resolution_um(lines)) for lines in range(1, most + 1)]
+        allowed = (1 + _AS_FINE) * min(coarser)
+        return next(lines for lines, width in enumerate(coarser, 1) if width <= allowed)
 
 
 @dataclass(frozen=True)
