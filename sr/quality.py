@@ -25,7 +25,7 @@ from .fourier_ring import (
     pixel_size,
     up_to,
 )
-from .sampling import LocalCoverage, PhaseCoverage, local_phase_coverage, phase_coverage
+from .sampling import FWHM, LocalCoverage, PhaseCoverage, local_phase_coverage, phase_coverage
 
 __all__ = [
     "FWHM",
@@ -52,8 +52,6 @@ __all__ = [
     "up_to",
 ]
 
-#: Full width at half maximum of a Gaussian, in standard deviations.
-FWHM = 2 * np.sqrt(2 * np.log(2))
 # So many pixels are needed to compare images.
 _LEAST_PIXELS = 64
 # Values that differ by less than this share of the largest are one value, rounded.
