@@ -21,7 +21,7 @@ from ..sr.reconstruct import Grid
 from .cells import Job
 from .crops import choose_crop_px
 from .execution import Execution
-from .full_image import write_full_image
+from .full_image import is_whole, write_full_image
 from .measure import Cell
 from .ome_tiff import write_ome_tiff
 from .quality import Candidate, best_candidates, measure_quality
@@ -56,7 +56,8 @@ def process_capture(
     overwrite : bool, optional
         Replace results of an earlier run.
     resume : bool, optional
-        Go on with a broken run, start a missing one, leave a finished one as it is.
+        Go on with a broken run, start a missing one, leave a finished one as it is; an image that cannot be read is
+        made anew.
     full_image : bool, optional
         Also write the super-resolved image of every line, as ``<stem>.image.h5`` and ``<stem>.image.ome.tif``.
     execution : Execution, optional
@@ -83,7 +84,7 @@ def process_capture(
         if any(output.samefile(path) for output in files.existing()):
             raise OutputError(f"{path}: a result would replace the capture itself; give another folder")
         finished = _finished_record(files, recipe) if resume else None
-        if finished is not None and files.complete(full_image=full_image):
+        if finished is not None and _is_complete(files, recipe, full_image=full_image):
             return finished
         made = _prepare_folder(files, overwrite=overwrite, resume=resume)
         try:
@@ -193,7 +194,7 @@ def _write_image(
 def _add_image(
     job: Job, files: ResultFiles, recipe: str, execution: Execution, record: dict[str, Any]
 ) -> dict[str, Any]:
-    """The image that a finished run lacks."""
+    """The image that a finished run lacks, or that is broken."""
     grid = Grid(**{field.name: record["grid"][field.name] for field in fields(Grid)})
     _write_image(job, grid, files, recipe, execution, record)
     files.finish_image(record)
@@ -220,6 +221,12 @@ def _finished_record(files: ResultFiles, recipe: str) -> dict[str, Any] | None:
             "give --overwrite to replace it, or another folder"
         )
     return record
+
+
+def _is_complete(files: ResultFiles, recipe: str, *, full_image: bool) -> bool:
+    """Whether a finished run's files are all there; the images, which a copy may have cut off, can be made anew."""
+    image, tiff = (files.path(suffix) for suffix in IMAGE_SUFFIXES)
+    return files.complete(full_image=full_image) and (not full_image or is_whole(image, tiff, recipe))
 
 
 def _prepare_folder(files: ResultFiles, *, overwrite: bool, resume: bool) -> list[Path]:

@@ -14,10 +14,12 @@ from typing import Any
 
 import h5py
 import numpy as np
+import tifffile
 
 from .. import __version__
 from ..sr.reconstruct import Grid
 from .cells import Job, image_lines
+from .ome_tiff import frames_of
 
 FORMAT, FORMAT_VERSION = "stretchscope image", 1
 # Pixels of a chunk, which is what one task makes: 1 MiB of float32, as much as an HDF5 reader keeps at hand.
@@ -194,6 +196,22 @@ def write_full_image(job: Job, grid: Grid, path: Path, recipe: str, run: Callabl
             raise OSError(f"{path.name} cannot be written: {error}") from error
         raise
     return {"rows": layout.rows, "columns": layout.columns, "known_pixels": known}
+
+
+def is_whole(image: Path, tiff: Path, recipe: str) -> bool:
+    """Whether a finished image can be read, is of this recipe, and its TIFF was written to the end."""
+    try:
+        with h5py.File(image, "r") as file:  # fails where the file is cut off
+            rows, columns = file["transmission"].shape
+            if file.attrs["recipe"] != recipe:
+                return False
+        count, height = frames_of(rows)
+        if tiff.stat().st_size < 4 * count * height * columns:
+            return False
+        with tifffile.TiffFile(tiff) as written:
+            return written.ome_metadata is not None  # which is written last, behind all pixels
+    except Exception:  # what the readers make of a broken file is theirs
+        return False
 
 
 def _prepare(file: h5py.File, job: Job, grid: Grid, layout: Layout, recipe: str) -> None:

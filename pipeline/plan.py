@@ -4,6 +4,7 @@ Nothing is simulated: phases follow from number theory, resolutions from the ker
 """
 
 import math
+import textwrap
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +15,8 @@ from .settings import SettingsError
 _FACTORS = (2, 4, 8, 16)
 # Lines that are looked at, at most.
 _MOST_LINES = 1024
+# Lines for which phases should lie evenly, even where the lattice asks for fewer: they gain nothing otherwise.
+_LEAST_EVEN_LINES = 3
 _PULSE_DURATION_S = 45e-9
 
 
@@ -82,6 +85,7 @@ def plan_run(
         optical_um=optical_resolution_um or 0.0,
     )
     used = min(lattice.even_lines, _MOST_LINES)
+    judged = max(used, _LEAST_EVEN_LINES)
     most = min(8 * used + 16, _MOST_LINES)
     needed = {factor: lattice.lines_for(factor, most) for factor in _FACTORS}
     best = lattice.best_lines(most)
@@ -105,18 +109,26 @@ def plan_run(
         "coverage": [_row(lattice, lines) for lines in shown],
         "lines_needed": {str(factor): lines for factor, lines in needed.items()},
         "best": _row(lattice, best),
-        "evenness": evenness(lattice.period_samples, used) if used > 1 else None,
+        "evenness": evenness(lattice.period_samples, judged),
         "warnings": [],
+        "notes": [],
         "suggestion": None,
     }
-    if used > 1 and plan["evenness"] < EVEN_ENOUGH:
-        period = nearest_even_period(lattice.period_samples, used)
+    if plan["evenness"] < EVEN_ENOUGH:
+        period = nearest_even_period(lattice.period_samples, judged)
         plan["suggestion"] = {
             "line_period_samples": period,
             "sample_rate_hz": period * line_rate_hz,
             "line_rate_hz": sample_rate_hz / period,
         }
-        plan["warnings"].append(_uneven(lattice, used, plan["suggestion"]))
+        uneven = _uneven(lattice, judged, plan["suggestion"])
+        if evenness(lattice.period_samples, used) < EVEN_ENOUGH:
+            plan["warnings"].append(uneven)
+        else:
+            asked = "one line is" if used == 1 else f"{used} lines are"
+            plan["notes"].append(
+                f"{asked} enough where samples and lines lie like this, and more gain little: {uneven}"
+            )
     if bandwidth_hz is not None and 2 * bandwidth_hz < sample_rate_hz:
         plan["warnings"].append(
             f"a bandwidth of {bandwidth_hz:g} Hz passes nothing beyond {2 * bandwidth_hz:g} samples per second: finer "
@@ -148,7 +160,8 @@ def _uneven(lattice: Lattice, lines: int, better: dict[str, float]) -> str:
     near = [c for c in convergents(lattice.period_samples, 2 * lines) if c.denominator <= lines][-1]
     fraction = f"{near.numerator}/{near.denominator}" if near.denominator > 1 else f"{near.numerator}"
     factor = lattice.coverage(lines).factor
-    off = f"within {abs(near.slip_samples) / near.denominator:.2g} of" if near.slip_samples else "exactly"
+    distance = abs(near.slip_samples) / near.denominator
+    off = f"within {distance:.2g} of" if distance > 1e-9 else "exactly"
     return (
         f"the line period of {lattice.period_samples:.7g} samples is {off} {fraction}: the phases of successive lines "
         f"(nearly) repeat, and {lines} lines sample {factor:.2g} times as finely as one. A period of "
@@ -176,6 +189,8 @@ def as_text(plan: dict[str, Any]) -> list[str]:
             f"{row['lines']:5}  {row['phases']:6}  {row['largest_gap_samples']:11.4f}  {row['finer_by']:11.3g}  "
             f"{row['resolution_along_line_um']:10.3g}   {row['resolution_along_flow_um']:10.3g}{mark}"
         )
+    for note in plan["notes"]:
+        lines += ["", *textwrap.wrap(f"note: {note}", 120)]
     return lines
 
 

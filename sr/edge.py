@@ -39,7 +39,7 @@ class EdgeResponse:
     slope: float
 
 
-def edge_response(image: ArrayLike, *, axis: int = 1, pixel_um: PixelSize = None) -> EdgeResponse:
+def edge_response(image: ArrayLike, *, axis: int = 1, pixel_um: PixelSize | None = None) -> EdgeResponse:
     """Edge spread function and MTF across one straight edge, slanted or not.
 
     Parameters

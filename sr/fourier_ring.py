@@ -1,12 +1,13 @@
 """What two images of one thing agree on: Fourier ring correlation, over all directions and along each axis."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage, optimize
 
-PixelSize = float | tuple[float, float] | None
+PixelSize = float | Sequence[float] | NDArray[np.float64]
 
 #: Rings that correlate less than this hold no detail that the images share.
 ONE_SEVENTH = 1 / 7
@@ -16,6 +17,8 @@ _EDGE_SHARE, _EDGE_PX = 0.25, 4
 _SECTOR = np.pi / 8
 # Coefficients further apart than this do not correlate by the weight.
 _LAGS = 4
+# Coefficients below this share of the largest that there could be are rounding.
+_ROUNDING = 16 * float(np.finfo(float).eps)
 # An image must leave this many pixels after fading out, or there is nothing to correlate.
 _LEAST_PIXELS = 64
 
@@ -27,7 +30,7 @@ class CorrelationCurve:
     frequency : ndarray of shape (R,), float64
         Mean frequency of each ring [cycles/µm, or per pixel].
     correlation : ndarray of shape (R,), float64
-        Within -1 … 1.
+        Within -1 … 1; 0 where an image holds nothing but rounding, such as a constant one.
     independent : ndarray of shape (R,), float64
         Independent values in each ring: unrelated white images correlate by 1/√independent (standard deviation).
     resolution, resolution_half_bit : float
@@ -52,7 +55,7 @@ class FourierRingCorrelation:
 
 
 def fourier_ring_correlation(
-    a: ArrayLike, b: ArrayLike, *, pixel_um: PixelSize = None, weight: ArrayLike | None = None
+    a: ArrayLike, b: ArrayLike, *, pixel_um: PixelSize | None = None, weight: ArrayLike | None = None
 ) -> FourierRingCorrelation:
     """Correlation of two images of one thing, ring by ring in spatial frequency.
 
@@ -142,9 +145,10 @@ def of_all_data(correlation: ArrayLike) -> NDArray[np.float64]:
     """Correlation that images of all data would have, from that of images of half the data each: 2·FRC/(1 + FRC).
 
     Both halves together have twice the SNR of one. Source: van Heel and Schatz (2005), doi:10.1016/j.jsb.2005.05.009.
+    Halves that correlate below -1/3, as by chance only, give -1: no correlation is less.
     """
-    half = np.asarray(correlation, dtype=float)
-    return np.asarray(2 * half / np.maximum(1 + half, 1e-12))
+    half = np.maximum(np.asarray(correlation, dtype=float), -1 / 3)
+    return np.asarray(2 * half / (1 + half))
 
 
 def mean_curve(curves: list[CorrelationCurve]) -> CorrelationCurve:
@@ -184,14 +188,14 @@ def _with_resolution(
     )
 
 
-def pixel_size(pixel_um: PixelSize) -> tuple[float, float]:
+def pixel_size(pixel_um: PixelSize | None) -> tuple[float, float]:
     """Size of a pixel (slow, fast); 1 where none is given."""
     if pixel_um is None:
         return 1.0, 1.0
-    slow, fast = pixel_um if isinstance(pixel_um, tuple) else (pixel_um, pixel_um)
-    if not (0 < slow < np.inf and 0 < fast < np.inf):
+    sizes = np.ravel(np.asarray(pixel_um, dtype=float))
+    if sizes.size not in (1, 2) or not (np.isfinite(sizes) & (sizes > 0)).all():
         raise ValueError(f"pixel_um must be above zero, one number or (slow, fast); got {pixel_um!r}")
-    return float(slow), float(fast)
+    return float(sizes[0]), float(sizes[-1])
 
 
 def _fading(known: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -208,10 +212,12 @@ def _fading(known: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def _spectrum(image: NDArray[np.float64], trust: NDArray[np.float64]) -> NDArray[np.complex128]:
-    """Spectrum of the image under its weight, without its mean there."""
+    """Spectrum of the image under its weight, without its mean there; 0 where nothing but rounding is left."""
     total = trust.sum()
     filled = np.where(trust > 0, image, 0.0)
-    return np.asarray(np.fft.fft2(trust * (filled - (trust * filled).sum() / total)))
+    spectrum = np.asarray(np.fft.fft2(trust * (filled - (trust * filled).sum() / total)))
+    spectrum[np.abs(spectrum) <= _ROUNDING * (trust * np.abs(filled)).sum()] = 0
+    return spectrum
 
 
 def _correlated_pairs(ring: NDArray[np.int64], trust: NDArray[np.float64]) -> NDArray[np.float64]:

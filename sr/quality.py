@@ -17,6 +17,7 @@ from .edge import EdgeResponse, edge_response
 from .fourier_ring import (
     CorrelationCurve,
     FourierRingCorrelation,
+    PixelSize,
     fourier_ring_correlation,
     half_bit,
     mean_curve,
@@ -24,7 +25,7 @@ from .fourier_ring import (
     pixel_size,
     up_to,
 )
-from .sampling import LocalCoverage, PhaseCoverage, local_phase_coverage, phase_coverage
+from .sampling import FWHM, LocalCoverage, PhaseCoverage, local_phase_coverage, phase_coverage
 
 __all__ = [
     "FWHM",
@@ -51,17 +52,18 @@ __all__ = [
     "up_to",
 ]
 
-#: Full width at half maximum of a Gaussian, in standard deviations.
-FWHM = 2 * np.sqrt(2 * np.log(2))
 # So many pixels are needed to compare images.
 _LEAST_PIXELS = 64
+# Values that differ by less than this share of the largest are one value, rounded.
+_ROUNDING = 8 * float(np.finfo(float).eps)
 
 
 def psnr(image: ArrayLike, truth: ArrayLike, *, peak: float = 1.0, mask: ArrayLike | None = None) -> float:
     """Peak signal-to-noise ratio 10·log10(peak² / mean squared error) [dB], over pixels known in both and in the mask.
 
-    inf where they agree exactly. Raises ValueError if shapes differ or nothing is known.
+    inf where they agree exactly. Raises ValueError if shapes differ, nothing is known, or the peak is not above zero.
     """
+    _check_peak(peak)
     first, second, common = _common(image, truth, mask)
     error = float(np.mean((first - second)[common] ** 2))
     return float(10 * np.log10(peak**2 / error)) if error > 0 else float("inf")
@@ -70,6 +72,8 @@ def psnr(image: ArrayLike, truth: ArrayLike, *, peak: float = 1.0, mask: ArrayLi
 def correlation(image: ArrayLike, truth: ArrayLike, *, mask: ArrayLike | None = None) -> float:
     """Pearson's correlation with the truth over pixels known in both and in the mask; NaN where either is constant."""
     first, second, common = _common(image, truth, mask)
+    if any(np.ptp(image[common]) <= _ROUNDING * np.abs(image[common]).max() for image in (first, second)):
+        return float("nan")
     x, y = first[common] - first[common].mean(), second[common] - second[common].mean()
     norm = float(np.sqrt((x @ x) * (y @ y)))
     return float(x @ y) / norm if norm > 0 else float("nan")
@@ -94,7 +98,7 @@ def ssim(image: ArrayLike, truth: ArrayLike, *, peak: float = 1.0, mask: ArrayLi
     Raises
     ------
     ValueError
-        If shapes differ, or no pixel's neighbourhood is known.
+        If shapes differ, no pixel's neighbourhood is known, or the peak is not above zero.
 
     Notes
     -----
@@ -103,6 +107,7 @@ def ssim(image: ArrayLike, truth: ArrayLike, *, peak: float = 1.0, mask: ArrayLi
     """
     from skimage.metrics import structural_similarity
 
+    _check_peak(peak)
     first, second, common = _common(image, truth, None)
     whole = ndimage.binary_erosion(common, np.ones((2 * _SSIM_RADIUS + 1,) * 2), border_value=0)
     if mask is not None:
@@ -139,7 +144,7 @@ class EffectiveResolution:
 
 
 def effective_resolution_um(
-    image: ArrayLike, truth: ArrayLike, *, pixel_um: float | tuple[float, float], mask: ArrayLike | None = None
+    image: ArrayLike, truth: ArrayLike, *, pixel_um: PixelSize, mask: ArrayLike | None = None
 ) -> EffectiveResolution:
     """Resolution on both axes, as the width of the Gaussian blur that best maps the truth onto the image.
 
@@ -226,6 +231,11 @@ def effective_resolution_um(
         shift_um=(float(fit.x[2] * sizes[0]), float(fit.x[3] * sizes[1])),
         residual=float(np.sqrt(2 * fit.cost / measured.size)),
     )
+
+
+def _check_peak(peak: float) -> None:
+    if not 0 < peak < np.inf:
+        raise ValueError(f"the peak must be above zero and finite, got {peak:g}")
 
 
 def _common(

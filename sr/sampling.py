@@ -13,10 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 
 #: Phases further apart than this many standard deviations of the kernel show as a comb along edges.
 WIDEST_GAP = 2.3
-# Full width at half maximum of a Gaussian, in standard deviations; and of a Gaussian detector's response, times its
-# -3 dB bandwidth.
-_FWHM = 2 * math.sqrt(2 * math.log(2))
-_RESPONSE_FWHM = _FWHM * math.sqrt(math.log(2)) / (2 * math.pi)
+#: Full width at half maximum of a Gaussian, in standard deviations.
+FWHM = 2 * math.sqrt(2 * math.log(2))
+# The same of a Gaussian detector's response, times its -3 dB bandwidth.
+_RESPONSE_FWHM = FWHM * math.sqrt(math.log(2)) / (2 * math.pi)
+# A resolution that is coarser by less than this is as good.
+_AS_FINE = 0.01
 #: Samples within this reach [samples] of a pixel are those that could sample it: one of every line.
 _REACH = 0.5
 
@@ -196,8 +198,8 @@ class Lattice:
         deviation) and as wide along the line as the largest gap between phases allows, gap/2.3; widths of kernel,
         detector and optics add in squares. Noise may ask for a wider kernel.
         """
-        along = _FWHM * self.coverage(lines).largest_gap_samples / WIDEST_GAP * self.um_per_sample
-        across = _FWHM * lines / 2 * self.um_per_line
+        along = FWHM * self.coverage(lines).largest_gap_samples / WIDEST_GAP * self.um_per_sample
+        across = FWHM * lines / 2 * self.um_per_line
         return math.hypot(along, self.detector_um, self.optical_um), math.hypot(across, self.optical_um)
 
     def lines_for(self, factor: float, most: int) -> int | None:
@@ -214,8 +216,10 @@ class Lattice:
         return low
 
     def best_lines(self, most: int) -> int:
-        """Lines at which the coarser of the two axes is finest."""
-        return min(range(1, most + 1), key=lambda lines: (max(self.resolution_um(lines)), lines))
+        """Fewest lines at which the coarser of the two axes is as fine as with any number of them, within 1 %."""
+        coarser = [max(self.resolution_um(lines)) for lines in range(1, most + 1)]
+        allowed = (1 + _AS_FINE) * min(coarser)
+        return next(lines for lines, width in enumerate(coarser, 1) if width <= allowed)
 
 
 @dataclass(frozen=True)

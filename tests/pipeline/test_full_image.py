@@ -226,6 +226,25 @@ def test_resume_makes_the_image_that_a_finished_run_lacks(with_gap: Path, tmp_pa
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "later").iterdir()} == state
 
 
+def test_resume_makes_a_broken_image_anew(with_gap: Path, tmp_path: Path) -> None:
+    """Cut off anywhere, of another recipe, or no such file at all."""
+    process_capture(with_gap, tmp_path, full_image=True)
+    image, tiff = (tmp_path / f"gap.image.{kind}" for kind in ("h5", "ome.tif"))
+    whole = [path.read_bytes() for path in (image, tiff)]
+    recipe = json.loads((tmp_path / "gap.run.json").read_text())["recipe"]
+    assert full_image.is_whole(image, tiff, recipe)
+    assert not full_image.is_whole(image, tiff, "another")
+    for path, content in zip((image, tiff), whole, strict=True):
+        for size in (0, 1000, len(content) // 2, len(content) - 1):
+            path.write_bytes(content[:size])
+            assert not full_image.is_whole(image, tiff, recipe)
+        path.write_bytes(bytes(len(content)))
+        assert not full_image.is_whole(image, tiff, recipe)
+        process_capture(with_gap, tmp_path, full_image=True, resume=True)
+        assert [path.read_bytes() for path in (image, tiff)] == whole
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_no_image_of_other_settings_stays(with_gap: Path, tmp_path: Path) -> None:
     process_capture(with_gap, tmp_path, full_image=True)
     (tmp_path / "gap.run.json").unlink()

@@ -64,8 +64,33 @@ def test_one_line_is_enough_where_lines_are_no_closer_than_samples() -> None:
     assert plan["um_per_sample"] == pytest.approx(48 / 225)
     assert plan["um_per_line"] == pytest.approx(2 / 11.6)
     assert plan["best"]["lines"] == 1
-    assert plan["evenness"] is None
     assert plan["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "lines", "said"),
+    [
+        ({"sample_rate_hz": 5e9, "line_rate_hz": 10e6}, "one line is", "500 samples is exactly 500:"),
+        ({"line_rate_hz": 12.5e6, "flow_speed_m_per_s": 1.2}, "one line is", "400 samples is exactly 400:"),
+        ({"line_rate_hz": 12.5e6, "flow_speed_m_per_s": 0.9}, None, "400 samples is exactly 400:"),
+        ({"line_rate_hz": 5e9 / 430.5, "flow_speed_m_per_s": 0.7}, "2 lines are", "430.5 samples is exactly 861/2:"),
+    ],
+)
+def test_whole_ratio_is_told_however_few_lines_are_asked_for(changed: dict, lines: str | None, said: str) -> None:
+    """As a warning where the lattice asks for more phases than there are, as a note where it has enough of them."""
+    plan = plan_run(**USUAL | changed)
+    (told,) = plan["notes"] if lines else plan["warnings"]
+    assert said in told
+    assert plan["evenness"] < 0.5
+    assert len(plan["notes"]) + len(plan["warnings"]) == 1
+    assert plan["suggestion"] is not None
+    text = as_text(plan)
+    assert ("note: " in "\n".join(text)) == bool(lines)
+    if lines:
+        assert told.startswith(f"{lines} enough")
+    assert max(map(len, text)) <= 120
+    mended = plan_run(**USUAL | changed | {"line_rate_hz": plan["suggestion"]["line_rate_hz"]})
+    assert mended["notes"] == mended["warnings"] == []
 
 
 def test_detector_and_optics_limit_what_more_lines_give() -> None:

@@ -134,8 +134,40 @@ def test_ring_correlation_says_what_it_needs() -> None:
         fourier_ring_correlation(np.zeros((20, 20)), np.zeros((20, 21)))
     with pytest.raises(ValueError, match="0 of 400 pixels are known"):
         fourier_ring_correlation(np.full((20, 20), np.nan), np.zeros((20, 20)))
-    with pytest.raises(ValueError, match="pixel_um must be above zero"):
-        fourier_ring_correlation(np.zeros((32, 32)), np.zeros((32, 32)), pixel_um=(1.0, 0.0))
+    for size in ((1.0, 0.0), [0.1, 0.2, 0.3], [], np.array([0.1, np.nan]), -1.0):
+        with pytest.raises(ValueError, match="pixel_um must be above zero"):
+            fourier_ring_correlation(np.zeros((32, 32)), np.zeros((32, 32)), pixel_um=size)
+
+
+def test_pixel_size_is_any_two_numbers(rng: np.random.Generator) -> None:
+    images = rng.normal(size=(2, 32, 48))
+    expected = fourier_ring_correlation(*images, pixel_um=(0.1, 0.2)).slow.frequency
+    for size in ([0.1, 0.2], np.array([0.1, 0.2])):
+        np.testing.assert_array_equal(fourier_ring_correlation(*images, pixel_um=size).slow.frequency, expected)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7, -1e9, 1e-30])
+def test_constants_correlate_with_nothing(rng: np.random.Generator, value: float) -> None:
+    """Of the mean, only rounding is left; that of two constants is one and the same."""
+    constant, noise = np.full((60, 70), value), rng.normal(size=(60, 70))
+    for other in (constant, noise):
+        assert np.isnan(correlation(constant, other))
+        for a, b in ((constant, other), (other, constant)):
+            result = fourier_ring_correlation(a, b)
+            for curve in (result.rings, result.slow, result.fast):
+                assert (curve.correlation == 0).all()
+                assert curve.resolution == np.inf
+
+
+def test_faint_contrast_is_no_constant(rng: np.random.Generator) -> None:
+    faint = 0.7 + 1e-9 * rng.normal(size=(60, 70))
+    assert correlation(faint, faint) == pytest.approx(1)
+    np.testing.assert_allclose(fourier_ring_correlation(faint, faint).rings.correlation, 1)
+
+
+def test_correlation_of_all_data_is_one() -> None:
+    """Within -1 … 1 whatever the halves' is."""
+    np.testing.assert_allclose(of_all_data([-1.0, -0.5, -1 / 3, 0.0, 0.5, 1.0]), [-1, -1, -1, 0, 2 / 3, 1])
 
 
 def slanted_edge(shape: tuple[int, int], sigma: float, slope: float) -> np.ndarray:
@@ -211,6 +243,9 @@ def test_unknown_pixels_are_left_out_of_comparisons(rng: np.random.Generator) ->
         psnr(np.full_like(truth, np.nan), truth)
     with pytest.raises(ValueError, match="no pixel has a known neighbourhood"):
         ssim(np.where(np.indices(truth.shape)[1] % 4 == 0, np.nan, image), truth)
+    for measure in (psnr, ssim):
+        with pytest.raises(ValueError, match="peak must be above zero"):
+            measure(image, truth, peak=0.0)
     with pytest.raises(ValueError, match="one shape"):
         correlation(image, truth[:-1])
     with pytest.raises(ValueError, match="mask must have"):

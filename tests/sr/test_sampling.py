@@ -107,6 +107,23 @@ def test_lines_needed_are_the_fewest() -> None:
     assert Lattice(1024 / 3, 0.9, 0.02).lines_for(3, 1000) == 3
 
 
+@pytest.mark.parametrize(
+    ("lattice", "most", "best"),
+    [
+        # three phases: more lines only blur along the flow, and rounding alone makes their gap smaller
+        (Lattice(1024 / 3, 0.26, 0.00166), 112, 3),
+        (Lattice(5e9 / 11.6e6, 0.21, 1e-7), 1024, 29),  # near 12500/29
+        (Lattice(5e9 / 11.6e6, 0.21, 0.0017, detector_um=3000.0), 104, 1),  # no sampling helps
+        (Lattice(430 + (5**0.5 - 1) / 2, 0.2, 0.01), 50, 5),
+    ],
+)
+def test_best_are_the_fewest_lines_that_are_as_fine(lattice: Lattice, most: int, best: int) -> None:
+    assert lattice.best_lines(most) == best
+    coarser = [max(lattice.resolution_um(lines)) for lines in range(1, most + 1)]
+    assert coarser[best - 1] <= 1.01 * min(coarser)
+    assert all(width > 1.01 * min(coarser) for width in coarser[: best - 1])
+
+
 def test_golden_clock_is_even_and_suggestions_are() -> None:
     golden = [evenness(430 + (5**0.5 - 1) / 2, n) for n in range(2, 150)]
     assert 0.62 < min(golden) < max(golden) < 0.79
