@@ -21,6 +21,8 @@ from .settings import CaptureSettings
 # The empty line is measured on this many stretches of this many samples, spread over the capture.
 _SPANS = 8
 _SPAN_SAMPLES = 1 << 19
+# More saturated samples than this share are worth a warning: what they cover is lost.
+_MOST_SATURATED = 0.02
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Survey:
     geometry : Geometry
     sample_rate_hz : float
     warnings : tuple of str
-        Where what is stated is not what was measured.
+        Where what is stated is not what was measured, and where much is saturated.
     """
 
     empty_line: EmptyLine
@@ -99,7 +101,8 @@ def survey_capture(capture: Capture, settings: CaptureSettings) -> Survey:
     """
     dark = settings.dark_level_codes if settings.dark_level_codes is not None else capture.metadata.dark_level_codes
     try:
-        background = measure_background(_spans(capture), code_limits=capture.code_limits, dark_level_codes=dark)
+        spans = _spans(capture)
+        background = measure_background(spans, code_limits=capture.code_limits, dark_level_codes=dark)
         empty_line = EmptyLine(background, capture.dtype.itemsize)
         clocks: list[SegmentClock] = []
         used: list[Segment] = []
@@ -128,8 +131,20 @@ def survey_capture(capture: Capture, settings: CaptureSettings) -> Survey:
     whole = LineClock(tuple(clocks))
     rate = capture.metadata.sample_rate_hz
     geometry = _geometry(capture, settings, rate / whole.period_samples)
-    warnings = _contradictions(capture, background, whole.period_samples, dark)
+    warnings = _contradictions(capture, background, whole.period_samples, dark) + _saturation(spans, background)
     return Survey(empty_line, whole, tuple(used), geometry, rate, warnings)
+
+
+def _saturation(spans: list[Span], background: Background) -> tuple[str, ...]:
+    """Warning of a capture whose stretches are saturated to more than a small part."""
+    saturated = sum(int(count_on_rail(span.samples, *background.code_limits)) for span in spans)
+    share = saturated / sum(span.samples.size for span in spans)
+    if share <= _MOST_SATURATED:
+        return ()
+    return (
+        f"{100 * share:.2g} % of the samples are saturated, and nothing is known of the light there: lower the light "
+        "or the digitiser's gain, or correct its offset if it is the dark level that is cut off",
+    )
 
 
 def _contradictions(

@@ -27,6 +27,7 @@ from stretchscope.pipeline.demo import match_cells
 from stretchscope.pipeline.execution import Execution
 from stretchscope.pipeline.results import OutputError
 from stretchscope.pipeline.settings import Settings
+from stretchscope.pipeline.survey import survey_capture
 
 TABLES = (".csv", ".parquet")
 
@@ -227,6 +228,24 @@ def test_what_is_stated_does_not_overrule_what_is_seen(simulated: Path, results:
     record = process_capture(path, tmp_path)
     assert [r["line_first"] for r in rows_of(tmp_path, "wrong")] == [r["line_first"] for r in rows_of(results)]
     assert len(record["signal"]["warnings"]) == 2
+
+
+@pytest.mark.parametrize(("gain", "told"), [(1.2, False), (1.25, True)])
+def test_much_saturation_is_told(gain: float, told: bool, simulated: Path, tmp_path: Path) -> None:
+    """More light on the same dark level: told, with what to do, where it saturates more than 2 % of the samples."""
+    with open_capture(simulated) as capture:
+        y = capture.read(0, 500_000)  # as much as one stretch
+        low, high = capture.code_limits
+    dark = np.percentile(y, 1)
+    louder = np.clip(np.rint(dark + gain * (y - dark)), low, high).astype(y.dtype)
+    share = np.mean((louder <= low) | (louder >= high))
+    assert (share > 0.02) == told
+    with open_capture(copy_with(simulated, tmp_path / "louder.h5", louder)) as capture:
+        warnings = survey_capture(capture, Settings().capture).warnings
+    assert len(warnings) == told
+    if told:
+        assert warnings[0].startswith(f"{100 * share:.2g} % of the samples are saturated")
+        assert "lower the light" in warnings[0]
 
 
 def test_results_in_the_way_are_kept(simulated: Path, results: Path) -> None:
