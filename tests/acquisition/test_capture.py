@@ -68,6 +68,7 @@ def test_samples_and_metadata_come_back(tmp_path, dtype):
     np.testing.assert_array_equal(read, samples)
 
 
+@pytest.mark.slow
 @reuse_folder
 @given(data=st.data())
 def test_any_pieces_in_any_blocks_out(tmp_path, data):

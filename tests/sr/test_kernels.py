@@ -415,6 +415,7 @@ def test_a_row_of_lines_is_seen_as_one(rng: np.random.Generator, cells: list[tup
     assert not kernels._see_row(*known, total, square)
 
 
+@pytest.mark.slow
 def test_kernels_round_alike_fresh_and_from_the_cache(tmp_path: Path) -> None:
     """Compiled in this run or in another one, the detector gives the same bytes."""
     code = (

@@ -104,6 +104,7 @@ def test_the_sum_of_a_long_baseline_does_not_overflow(rng: np.random.Generator, 
     assert screen_rows(samples, 0, row_starts, tables)[0].all()
 
 
+@pytest.mark.slow
 def test_an_empty_channel_is_hardly_flagged(lab: object) -> None:
     instrument = lab.instrument(rate=5e9)
     simulated = lab.simulate(instrument, 40_000)

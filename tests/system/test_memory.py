@@ -11,6 +11,8 @@ import pytest
 from stretchscope.acquisition import CaptureWriter, open_capture
 from stretchscope.acquisition.simulate import simulate
 
+pytestmark = pytest.mark.slow
+
 PIECE_LINES = 100_000
 RUN = """
 import json, resource, sys

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 BASELINES = ("raw lines", "registered lines", "line interleaving", "simple interpolation", "full interpolation")
 
 
