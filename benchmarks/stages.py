@@ -32,7 +32,7 @@ PERIOD_SAMPLES = 431.0
 
 def time_stages(path: Path) -> dict[str, float]:
     """Samples (or cells) per second of each stage, on one thread."""
-    settings = Settings().with_method("regularised")
+    settings = Settings().with_method("gridding")
     with open_capture(path) as capture:
         read = capture.samples / seconds(lambda: [None for _ in capture.blocks(1 << 23)])
         survey = survey_capture(capture, settings.capture)
@@ -61,7 +61,9 @@ def time_stages(path: Path) -> dict[str, float]:
 def time_run(path: Path, folder: Path, workers: int) -> dict[str, Any]:
     """One whole run, from the file to the table."""
     begin = time.perf_counter()
-    record = process_capture(path, folder, overwrite=True, execution=Execution(workers=workers))
+    record = process_capture(
+        path, folder, Settings().with_method("gridding"), overwrite=True, execution=Execution(workers=workers)
+    )
     wall = time.perf_counter() - begin
     samples = record["accounting"]["samples_offered"]
     return {
@@ -83,7 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         simulate(folder / "short.h5", lines=100_000, cells=250)
-        process_capture(folder / "short.h5", folder / "warm")  # compiles
+        process_capture(folder / "short.h5", folder / "warm", Settings().with_method("gridding"))  # compiles
         stages = time_stages(folder / "short.h5")
         runs = {}
         if real.exists():
