@@ -40,7 +40,7 @@ from stretchscope.sr.line_clock import SegmentClock, measure_segment_clocks
 from stretchscope.sr.line_fit import LineTables, line_tables
 from stretchscope.sr.methods import METHODS
 from stretchscope.sr.profile import fit_profile
-from stretchscope.sr.quality import correlation, effective_resolution_um, fourier_ring_correlation, psnr
+from stretchscope.sr.quality import FWHM, correlation, effective_resolution_um, fourier_ring_correlation, psnr
 from stretchscope.sr.reconstruct import (
     KERNEL_LINES,
     Grid,
@@ -57,7 +57,7 @@ RATES_HZ = (20e9, 10e9, 5e9, 3e9, 2e9)
 PULSE_S, SHORT_PULSE_S = 24e-9, 12e-9
 # Fractions of the line period at 2 GSa/s, the awkward ones first.
 FRACTIONS = (0.0, 0.5, 1 / 3, 0.25, 0.51, 0.206, 0.1, 0.4142, 0.618)
-_FINE_UM, _FWHM, _BEYOND_LINES = 0.05, 2.3548, 30
+_FINE_UM, _BEYOND_LINES = 0.05, 30
 
 
 class PaintedScene:
@@ -78,7 +78,7 @@ class PaintedScene:
             columns = ((cell["x_um"] + radius * np.cos(angle)) / _FINE_UM).astype(int)
             for r, c in zip(rows, columns, strict=True):
                 picture[r - 3 : r + 4, c - 3 : c + 4] *= 0.35
-        self._picture = ndimage.gaussian_filter(picture, OPTICS_UM / _FWHM / _FINE_UM)
+        self._picture = ndimage.gaussian_filter(picture, OPTICS_UM / FWHM / _FINE_UM)
 
     def transmission(self, x_um: np.ndarray, y_um: np.ndarray) -> np.ndarray:
         x, y = np.broadcast_arrays(x_um, y_um)

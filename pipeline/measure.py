@@ -18,7 +18,8 @@ from ..sr.detect import ROW_LINES, Event, Events
 from ..sr.empty_line import EmptyLine
 from ..sr.methods import METHODS, reach_lines, reconstruct_one_by_one
 from ..sr.reconstruct import Grid, Method, TransmissionImage, Windows, reconstruct, reconstruct_windows
-from ..sr.refine import gaussian_response, reconstruct_regularised
+from ..sr.refine import reconstruct_regularised
+from ..sr.sampling import gaussian_response
 from ._crop_kernels import draw_seeds, mark_repeated, measure_extents
 from .settings import Settings
 from .survey import Geometry

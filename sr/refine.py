@@ -144,11 +144,6 @@ def _finer(grid: Grid) -> _Finer:
     return _Finer(*(max(1, math.ceil(_FEWEST_PIXELS / length)) for length in smooth_lengths(grid)))
 
 
-def gaussian_response(samples_per_bandwidth: float) -> float:
-    """Standard deviation [samples] of the Gaussian whose −3 dB bandwidth is the sample rate over this many."""
-    return math.sqrt(math.log(2)) / (2 * math.pi) * samples_per_bandwidth
-
-
 @dataclass(frozen=True)
 class Window:
     """The pixels of a window, and a margin of pixels beyond it that is solved for too.

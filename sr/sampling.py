@@ -15,12 +15,15 @@ from numpy.typing import ArrayLike, NDArray
 WIDEST_GAP = 2.3
 #: Full width at half maximum of a Gaussian, in standard deviations.
 FWHM = 2 * math.sqrt(2 * math.log(2))
-# The same of a Gaussian detector's response, times its -3 dB bandwidth.
-_RESPONSE_FWHM = FWHM * math.sqrt(math.log(2)) / (2 * math.pi)
 # A resolution that is coarser by less than this is as good.
 _AS_FINE = 0.01
 #: Samples within this reach [samples] of a pixel are those that could sample it: one of every line.
 _REACH = 0.5
+
+
+def gaussian_response(samples_per_bandwidth: float) -> float:
+    """Standard deviation [samples] of the Gaussian response whose −3 dB bandwidth is the sample rate over this many."""
+    return math.sqrt(math.log(2)) / (2 * math.pi) * samples_per_bandwidth
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ class Lattice:
             period_samples=sample_rate_hz / line_rate_hz,
             um_per_sample=um_per_s / sample_rate_hz,
             um_per_line=1e6 * flow_speed_m_per_s / line_rate_hz,
-            detector_um=0.0 if bandwidth_hz is None else _RESPONSE_FWHM / bandwidth_hz * um_per_s,
+            detector_um=0.0 if bandwidth_hz is None else FWHM * gaussian_response(um_per_s / bandwidth_hz),
             optical_um=optical_um,
         )
 

@@ -1,9 +1,8 @@
 """The real capture, and copies of it decimated to a half, a quarter and a fifth of its rate, through the whole job."""
 
 import csv
-import importlib.util
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -34,19 +33,9 @@ def results(oil_emulsion: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="module")
-def decimation() -> ModuleType:
+def decimation(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
     """The benchmark that holds decimated copies against the samples they lack."""
-    folder = Path(__file__).resolve().parents[2] / "benchmarks"
-    sys.path.insert(0, str(folder))  # its helpers lie beside it
-    try:
-        spec = importlib.util.spec_from_file_location("decimation", folder / "decimation.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(folder))
-    return module
+    return load_benchmark("decimation")
 
 
 def test_line_period_with_an_honest_uncertainty(results: Path) -> None:

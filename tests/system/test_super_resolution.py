@@ -1,8 +1,6 @@
 """What a slower digitiser costs: the headline experiment on a short scene, and what it must show."""
 
-import importlib.util
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -14,19 +12,8 @@ BASELINES = ("raw lines", "registered lines", "line interleaving", "simple inter
 
 
 @pytest.fixture(scope="module")
-def experiment() -> ModuleType:
-    folder = Path(__file__).resolve().parents[2] / "benchmarks"
-    sys.path.insert(0, str(folder))  # its helpers lie beside it
-    try:
-        spec = importlib.util.spec_from_file_location("super_resolution", folder / "super_resolution.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["super_resolution"] = module  # for its dataclasses
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(folder))
-    return module
+def experiment(load_benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return load_benchmark("super_resolution")
 
 
 @pytest.fixture(scope="module")
