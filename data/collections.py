@@ -14,8 +14,14 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
+from .duplicates import near_duplicates
+from .event_files import HDF5_SUFFIXES, EventFile, open_events
+from .ifcb import IFCB_SUFFIXES, IfcbBin, open_ifcb
 from .images import IMAGE_SUFFIXES, POLARITIES, CollectionError, check_image, read_grey, transmission_of
+from .tables import TABLE_SUFFIXES, LabelTable, read_label_table
 
 __all__ = [
     "Collection",
@@ -40,7 +46,10 @@ class Images(Protocol):
         """Transmission of one, rows along the flow where the flow is known; CollectionError if it is damaged."""
 
     def content(self, index: int) -> bytes:
-        """What makes the image this one, whatever it is called; or what it has in common with those of its cell."""
+        """What makes the image this one, whatever it is called."""
+
+    def cell(self, index: int) -> str | None:
+        """Name of the cell that it shows, if it has one: images of one cell belong on one side of a split."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +90,17 @@ class Collection:
 
     @cached_property
     def groups(self) -> NDArray[np.uint64]:
-        """Keys of shape (N,): images of one key, near-duplicates or frames of one cell, belong on one side of a split.
+        """Keys of shape (N,): images of one key belong on one side of a split.
 
-        Made when first asked for, which reads every image once.
+        They are near-duplicates of each other (see `duplicates.near_duplicates`), pictures of one trigger of an IFCB,
+        or of one cell by the column ``cell`` of a table. Made when first asked for, which reads every image once.
+
+        Notes
+        -----
+        The key of an image is a hash of its file's bytes (of its pixels, where a file has several), or of its cell's
+        name. Near-duplicates share the least of theirs. So one that is added leaves the key of its group as it was,
+        and all images where they were, unless its own hash is the least, or it links two groups: then the images
+        of that group move, together. The same where it makes 33 that are all alike, which are no duplicates then.
         """
         return self._pool.keys[self._rows]
 
@@ -105,42 +122,71 @@ class Collection:
         return replace(self, labels=labels, classes=wanted).select(labels >= 0)
 
 
-def open_collection(path: str | os.PathLike[str], *, polarity: str = "dark") -> Collection:
-    """Open a collection of images; no pixel is read.
+def open_collection(
+    path: str | os.PathLike[str], *, labels: str | os.PathLike[str] | None = None, polarity: str = "dark"
+) -> Collection:
+    """Open a collection of images; their pixels are not read.
 
     Parameters
     ----------
     path : path-like
-        A folder of images (PNG, JPEG, TIFF): its sub-folders are the classes, at whatever depth below them the
-        images lie. Images in the folder itself have no label. Names that begin with a dot are passed over.
+        One of
+
+        - a folder: every image file (PNG, JPEG, TIFF), `.rtdc` file and IFCB bin below it. Its sub-folders are the
+          classes, at whatever depth below them the images lie; images in the folder itself have no label. Names that
+          begin with a dot are passed over.
+        - a table (CSV, Parquet) with the columns ``path``, relative to the table, and ``label``; if wanted also
+          ``event``, the number of the image in a file that has several (all of them where it is empty), and ``cell``:
+          images of one cell stay on one side of a split.
+        - an `.rtdc` file, whose events are counted from 0. They have labels where it has the scores of a model or
+          ``ml_class``. Ours state their transmission; others are divided by their background images, or by the median
+          of the frame.
+        - an IFCB bin, named by its `.adc`, `.hdr` or `.roi`. Pictures have the numbers that the IFCB gives them.
+        - a stack: an HDF5 file with a dataset ``images`` (N, rows, columns) and, if wanted, ``labels`` (N).
+
+    labels : path-like, optional
+        A table as above, whose labels go before all others. Its paths, with its events, are the collection's names:
+        relative to the folder, or to the folder of the file.
     polarity : {"dark", "bright"}, optional
-        Whether objects in image files are dark on a bright ground; see `images.transmission_of`.
+        Whether objects in image files and stacks are dark on a bright ground; see `images.transmission_of`.
 
     Returns
     -------
     collection : Collection
-        In order of name.
+        In order of name; of a table in its order.
 
     Raises
     ------
     CollectionError
-        If there is nothing to read, or a file is no image by its header, too large or empty.
+        If there is nothing to read, what a file says of itself is wrong, or a table names what is not there.
+
+    Notes
+    -----
+    Grey levels are divided by the ground's, the median along the image's border: a picture cut so tightly that
+    the object covers half of its border has no ground to be seen, and comes out too bright.
     """
     path = Path(path)
     if polarity not in POLARITIES:
         raise CollectionError(f"polarity must be 'dark' or 'bright', got {polarity!r}")
-    if not path.exists():
-        raise CollectionError(f"{path}: no such folder or file; name a folder of images")
-    if not path.is_dir():
-        raise CollectionError(f"{path}: is no folder; name one that holds images")
-    paths = sorted(_files_below(path), key=lambda file: file.relative_to(path).as_posix())
-    if not paths:
-        raise CollectionError(f"{path}: holds no PNG, JPEG or TIFF image; name a folder of images")
-    for file in paths:
-        check_image(file)
-    names = [file.relative_to(path).as_posix() for file in paths]
-    labels = [name.split("/")[0] if "/" in name else None for name in names]
-    return _collection(names, labels, [ImageFiles(tuple(paths), polarity)])
+    found = _Found(polarity)
+    try:
+        if not path.exists():
+            raise CollectionError(f"{path}: no such folder or file; name a folder of images, a table or an .rtdc file")
+        if path.is_dir():
+            _find_in_folder(path, found)
+        elif path.suffix.lower() in TABLE_SUFFIXES:
+            _find_by_table(read_label_table(path), found)
+        else:
+            found.add_file(path, path.name, None)
+    except OSError as error:
+        raise CollectionError(f"{path}: cannot be read: {error.strerror}") from error
+    if not found.names:
+        raise CollectionError(
+            f"{path}: holds no images; name a folder of PNG, JPEG or TIFF images, .rtdc or IFCB files"
+        )
+    if labels is not None:
+        _label_by_table(read_label_table(Path(labels)), found)
+    return found.collection()
 
 
 def collection_of(
@@ -156,6 +202,7 @@ def collection_of(
     Parameters
     ----------
     transmission : sequence of N ndarrays of shape (rows, columns), float
+        What is not finite, not known, is taken for clear ground.
     labels : sequence of N str or None
         Class of each, None where unknown.
     names : sequence of N str, optional
@@ -170,7 +217,8 @@ def collection_of(
     if not len(transmission) == len(labels) == len(names) == len(names if cells is None else cells):
         raise CollectionError("transmission, labels, names and cells must be of one length")
     images = MemoryImages(tuple(transmission), None if cells is None else tuple(cells))
-    return _collection(names, labels, [images], pixel_um)
+    pool = _Pool([images], [(0, index) for index in range(len(names))], [None] * len(names))
+    return _collection(names, labels, pool, pixel_um)
 
 
 def split(collection: Collection, fractions: Sequence[float], *, seed: int = 0) -> tuple[NDArray[np.int64], ...]:
@@ -249,28 +297,30 @@ def check_for_training(collection: Collection, train: NDArray[np.integer] | None
 
 
 @dataclass(frozen=True)
-class ImageFiles:
-    """Image files."""
+class ImageFile:
+    """A file with one image."""
 
-    paths: tuple[Path, ...]
+    path: Path
     polarity: str
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return 1
 
     def read(self, index: int) -> NDArray[np.float32]:
-        path = self.paths[index]
-        grey = read_grey(path)
+        grey = read_grey(self.path)
         try:
             return transmission_of(grey, polarity=self.polarity)
         except CollectionError as error:
-            raise CollectionError(f"{path}: {error}") from error
+            raise CollectionError(f"{self.path}: {error}") from error
 
     def content(self, index: int) -> bytes:
         try:
-            return self.paths[index].read_bytes()  # what is decoded may differ in the last bit between libraries
+            return self.path.read_bytes()  # what is decoded may differ in the last bit between libraries
         except OSError as error:
-            raise CollectionError(f"{self.paths[index]}: cannot be read: {error.strerror}") from error
+            raise CollectionError(f"{self.path}: cannot be read: {error.strerror}") from error
+
+    def cell(self, index: int) -> str | None:
+        return None
 
 
 @dataclass(frozen=True)
@@ -284,45 +334,129 @@ class MemoryImages:
         return len(self.transmission)
 
     def read(self, index: int) -> NDArray[np.float32]:
-        return np.asarray(self.transmission[index], dtype=np.float32)
+        image = np.asarray(self.transmission[index], dtype=np.float32)
+        return np.where(np.isfinite(image), image, np.float32(1))
 
     def content(self, index: int) -> bytes:
-        if self.cells is not None:
-            return self.cells[index].encode()
         image = self.read(index)
         return repr(image.shape).encode() + image.tobytes()
+
+    def cell(self, index: int) -> str | None:
+        return None if self.cells is None else self.cells[index]
 
 
 class _Pool:
     """All images of a collection as it was opened; its subsets share it."""
 
-    def __init__(self, parts: Sequence[Images]) -> None:
-        self._parts = tuple(parts)
-        self._ends = np.cumsum([len(part) for part in parts])
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
+    def __init__(self, parts: Sequence[Images], places: Sequence[tuple[int, int]], cells: Sequence[str | None]) -> None:
+        self._parts, self._places, self._cells = tuple(parts), places, cells
 
     def read(self, row: int) -> NDArray[np.float32]:
-        part, index = self._place(row)
-        return part.read(index)
+        part, index = self._places[row]
+        return self._parts[part].read(index)
 
     @cached_property
     def keys(self) -> NDArray[np.uint64]:
         """Key of each image."""
-        return np.array([_hash(self._content(row)) for row in range(len(self))], dtype=np.uint64)
+        count = len(self._places)
+        own = np.empty(count, dtype=np.uint64)
+        first_of: dict[str, int] = {}
+        group = near_duplicates(self.read, count)
+        cells = np.arange(count)
+        for row, (number, index) in enumerate(self._places):
+            part, cell = self._parts[number], self._cells[row]
+            cell = part.cell(index) if cell is None else cell
+            if cell is not None:
+                cells[row] = first_of.setdefault(cell, row)
+            own[row] = _hash(part.content(index) if cell is None else b"cell " + cell.encode())
+        links = csr_array((np.ones(2 * count), (np.tile(np.arange(count), 2), np.append(group, cells))), (count, count))
+        _, group = connected_components(links, directed=False)
+        least = np.full(count, np.iinfo(np.uint64).max, dtype=np.uint64)
+        np.minimum.at(least, group, own)
+        keys: NDArray[np.uint64] = least[group]
+        return keys
 
-    def _content(self, row: int) -> bytes:
-        part, index = self._place(row)
-        return part.content(index)
 
-    def _place(self, row: int) -> tuple[Images, int]:
-        number = int(np.searchsorted(self._ends, row, side="right"))
-        return self._parts[number], row - (int(self._ends[number - 1]) if number else 0)
+class _Found:
+    """Images as they are found, each with its name, its label and where it is."""
+
+    def __init__(self, polarity: str) -> None:
+        self._polarity = polarity
+        self._parts: list[Images] = []
+        self._opened: dict[Path, int] = {}
+        self._places: list[tuple[int, int]] = []
+        self.cells: list[str | None] = []
+        self.names: list[str] = []
+        self.labels: list[str | None] = []
+
+    def add_file(self, path: Path, name: str, label: str | None) -> None:
+        """All images of a file. Without a label they have those of the file itself, if it has any."""
+        number = self._open(path)
+        part = self._parts[number]
+        if isinstance(part, ImageFile):
+            self._add(number, 0, name, label)
+        elif isinstance(part, IfcbBin):
+            for index, picture in enumerate(part.numbers):
+                self._add(number, index, _name(name, picture), label)
+        elif isinstance(part, EventFile):
+            for index, own in enumerate(part.labels):
+                self._add(number, index, _name(name, index), own if label is None else label)
+
+    def add_row(self, table: LabelTable, row: int) -> None:
+        """What a row of a table names."""
+        path = table.path.parent / table.images[row]
+        first = len(self.names)
+        if not path.is_file():
+            raise CollectionError(f"{table.where(row)}: there is no file {path}")
+        event, label = table.events[row], table.labels[row]
+        if event is None:
+            self.add_file(path, table.images[row], label)
+        else:
+            number = self._open(path)
+            part = self._parts[number]
+            if isinstance(part, ImageFile):
+                raise CollectionError(f"{table.where(row)}: {path} has one image; leave the column 'event' empty")
+            numbers = part.numbers if isinstance(part, IfcbBin) else range(len(part))
+            if event not in numbers:
+                raise CollectionError(f"{table.where(row)}: {path} has no image of number {event}")
+            index = numbers.index(event)
+            if label is None and isinstance(part, EventFile):
+                label = part.labels[index]
+            self._add(number, index, _name(table.images[row], event), label)
+        self.cells[first:] = [table.cells[row]] * (len(self.names) - first)
+
+    def collection(self) -> Collection:
+        pool = _Pool(self._parts, self._places, self.cells)
+        stated = {part.pixel_um if isinstance(part, EventFile) else None for part in self._parts}
+        return _collection(self.names, self.labels, pool, stated.pop() if len(stated) == 1 else None)
+
+    def _open(self, path: Path) -> int:
+        suffix = path.suffix.lower()
+        key = path.with_suffix(".roi") if suffix in IFCB_SUFFIXES else path
+        if key not in self._opened:
+            self._opened[key] = len(self._parts)
+            self._parts.append(self._images_of(path, suffix))
+        return self._opened[key]
+
+    def _images_of(self, path: Path, suffix: str) -> Images:
+        if suffix in IMAGE_SUFFIXES:
+            check_image(path)
+            return ImageFile(path, self._polarity)
+        if suffix in IFCB_SUFFIXES:
+            return open_ifcb(path)
+        if suffix in HDF5_SUFFIXES:
+            return open_events(path, self._polarity)
+        raise CollectionError(f"{path}: is no image (PNG, JPEG, TIFF), table (CSV, Parquet), .rtdc, .h5 or IFCB file")
+
+    def _add(self, number: int, index: int, name: str, label: str | None) -> None:
+        self._places.append((number, index))
+        self.cells.append(None)
+        self.names.append(name)
+        self.labels.append(label)
 
 
 def _collection(
-    names: Sequence[str], labels: Sequence[str | None], parts: Sequence[Images], pixel_um: float | None = None
+    names: Sequence[str], labels: Sequence[str | None], pool: _Pool, pixel_um: float | None = None
 ) -> Collection:
     classes = tuple(sorted({label for label in labels if label is not None}))
     numbers = {name: number for number, name in enumerate(classes)} | {None: UNLABELLED}
@@ -331,13 +465,52 @@ def _collection(
         labels=np.array([numbers[label] for label in labels], dtype=np.int32),
         classes=classes,
         pixel_um=pixel_um,
-        _pool=_Pool(parts),
+        _pool=pool,
         _rows=np.arange(len(names)),
     )
 
 
+def _find_in_folder(folder: Path, found: _Found) -> None:
+    names = sorted((file.relative_to(folder).as_posix(), file) for file in _files_below(folder))
+    for name, file in names:
+        found.add_file(file, name, name.split("/")[0] if "/" in name else None)
+
+
+def _find_by_table(table: LabelTable, found: _Found) -> None:
+    seen: dict[str, int] = {}
+    for row in range(len(table.images)):
+        first = len(found.names)
+        found.add_row(table, row)
+        for name in found.names[first:]:
+            if name in seen:
+                raise CollectionError(f"{table.where(row)}: {name} is there already, in row {seen[name] + 1}")
+            seen[name] = row
+
+
+def _label_by_table(table: LabelTable, found: _Found) -> None:
+    rows = {name: number for number, name in enumerate(found.names)}
+    for row, (image, event) in enumerate(zip(table.images, table.events, strict=True)):
+        name = image if event is None else _name(image, event)
+        if name not in rows:
+            raise CollectionError(
+                f"{table.where(row)}: the collection has no image {name}, only such as {found.names[0]}"
+            )
+        found.labels[rows[name]] = table.labels[row]
+        found.cells[rows[name]] = table.cells[row]
+
+
+def _name(file: str, number: int) -> str:
+    """Name of an image in a file of several; an IFCB bin is named without its suffix."""
+    stem, suffix = os.path.splitext(file)
+    return f"{stem if suffix.lower() in IFCB_SUFFIXES else file}#{number}"
+
+
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Image files below a folder; links are followed, each folder is seen once."""
+    """Files of images below a folder, of an IFCB bin the `.adc`; links are followed, each folder is seen once.
+
+    Images that bear the name of an .rtdc file beside them are overviews of it, not cells.
+    """
+    suffixes = IMAGE_SUFFIXES | {".rtdc", ".adc"}
     seen = set()
     for here, folders, files in os.walk(folder, followlinks=True):
         seen.add(os.path.realpath(here))
@@ -346,8 +519,11 @@ def _files_below(folder: Path) -> Iterator[Path]:
             for name in folders
             if not name.startswith((".", "__MACOSX")) and os.path.realpath(os.path.join(here, name)) not in seen
         ]
+        results = tuple(f"{name[:-5]}." for name in files if name.lower().endswith(".rtdc"))
         for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
+            suffix = os.path.splitext(name)[1].lower()
+            overview = suffix in IMAGE_SUFFIXES and bool(results) and name.startswith(results)
+            if suffix in suffixes and not name.startswith(".") and not overview:
                 yield Path(here, name)
 
 

@@ -68,8 +68,8 @@ def read_grey(path: str | os.PathLike[str]) -> NDArray[np.float32]:
             return np.asarray(file).astype(np.float32) * 255
         if "transparency" in file.info or file.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
             pixels = np.asarray(file.convert("RGBA"), dtype=np.float32)
-            share = pixels[..., 3] / 255
-            return (pixels[..., :3] @ _LUMINANCE) * share + 255 * (1 - share)
+            share = pixels[..., 3] / np.float32(255)
+            return np.float32(255) + (pixels[..., :3] @ _LUMINANCE - np.float32(255)) * share
         return np.asarray(file.convert("RGB"), dtype=np.float32) @ _LUMINANCE
 
 
