@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+from tifffile import TiffFile
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 MOST_IMAGE_PIXELS = 1 << 24
@@ -30,7 +31,7 @@ class CollectionError(ValueError):
 
 
 def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Rows and columns by the header of an image file; no pixel is decoded.
+    """Rows and columns by the header of an image file; nothing is unpacked.
 
     Raises
     ------
@@ -38,8 +39,12 @@ def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
         If there is no such file, it is empty, no PNG, JPEG or TIFF, has several pages, fewer than 4 x 4 pixels or
         more than 2^24.
     """
-    with _opened(Path(path)) as file:
-        return file.height, file.width
+    path = Path(path)
+    try:
+        with _opened(path) as file:
+            return file.height, file.width
+    except _UnknownTiffError:
+        return _plain_tiff(path).shape[:2]
 
 
 def read_grey(path: str | os.PathLike[str]) -> NDArray[np.float32]:
@@ -61,16 +66,31 @@ def read_grey(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     CollectionError
         As `check_image`, and if the pixels are damaged.
     """
-    with _opened(Path(path)) as file:
-        if file.mode in _EXACT_MODES or file.mode.startswith("I;16"):
-            return np.asarray(file).astype(np.float32)
-        if file.mode == "1":
-            return np.asarray(file).astype(np.float32) * 255
-        if "transparency" in file.info or file.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-            pixels = np.asarray(file.convert("RGBA"), dtype=np.float32)
-            share = pixels[..., 3] / np.float32(255)
-            return np.float32(255) + (pixels[..., :3] @ _LUMINANCE - np.float32(255)) * share
-        return np.asarray(file.convert("RGB"), dtype=np.float32) @ _LUMINANCE
+    path = Path(path)
+    try:
+        with _opened(path) as file:
+            return _grey_of(file)
+    except _UnknownTiffError:
+        return _grey_of_samples(_plain_tiff(path))
+
+
+def _grey_of(file: Image.Image) -> NDArray[np.float32]:
+    if file.mode in _EXACT_MODES or file.mode.startswith("I;16"):
+        return np.asarray(file).astype(np.float32)
+    if file.mode == "1":
+        return np.asarray(file).astype(np.float32) * 255
+    clear = "transparency" in file.info or file.mode in ("RGBA", "LA", "PA", "RGBa", "La")
+    return _grey_of_samples(np.asarray(file.convert("RGBA" if clear else "RGB")))
+
+
+def _grey_of_samples(samples: np.ndarray) -> NDArray[np.float32]:
+    """Grey levels of samples of shape (rows, columns) or (rows, columns, 3 or 4): RGB, or with the opacity."""
+    top = np.float32(np.iinfo(samples.dtype).max if samples.dtype.kind in "iu" else 1)
+    levels: NDArray[np.float32] = samples.astype(np.float32)
+    if levels.ndim == 2:
+        return levels
+    grey = levels[..., :3] @ _LUMINANCE
+    return top + (grey - top) * (levels[..., 3] / top) if levels.shape[2] == 4 else grey
 
 
 def ground_level(image: NDArray[np.floating]) -> float:
@@ -127,6 +147,29 @@ def _require_bright_ground(grey: NDArray[np.floating], ground: float) -> None:
         )
 
 
+class _UnknownTiffError(CollectionError):
+    """A TIFF that Pillow does not know."""
+
+
+def _plain_tiff(path: Path) -> NDArray[np.generic]:
+    """Samples of a TIFF of more bits than Pillow knows, if they are not packed: doubles, halves, colours of 16 bits."""
+    try:
+        with TiffFile(path) as file:
+            _check_pages(path, len(file.pages))
+            page = file.pages.first
+            _check_size(path, page.imagelength, page.imagewidth)
+            _check_size(path, page.tilelength or LEAST_SIDE_PX, page.tilewidth or LEAST_SIDE_PX)
+            plain = page.compression == 1 and page.dtype is not None and page.dtype.kind in "iuf"
+            if not plain or page.axes not in ("YX", "YXS") or (page.axes == "YXS" and page.shape[2] not in (3, 4)):
+                raise CollectionError(f"{path}: is a TIFF of an uncommon kind; save it as 8 or 16 bits per sample")
+            samples: NDArray[np.generic] = page.asarray()
+            return samples
+    except CollectionError:
+        raise
+    except Exception as error:  # what tifffile raises on a damaged file is not said anywhere
+        raise CollectionError(f"{path}: cannot be read as an image: {error}") from error
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """An image file whose header is found harmless; what goes wrong while it is open becomes a CollectionError."""
@@ -145,17 +188,28 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise CollectionError(f"{path}: has more pixels than the {MOST_IMAGE_PIXELS} allowed") from error
     except FileNotFoundError as error:
         raise CollectionError(f"{path}: no such file") from error
+    except UnidentifiedImageError as error:
+        kind = _UnknownTiffError if path.suffix.lower() in (".tif", ".tiff") else CollectionError
+        raise kind(f"{path}: cannot be read as an image: it is no PNG, JPEG or TIFF") from error
     except (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, MemoryError, EOFError) as error:
         raise CollectionError(f"{path}: cannot be read as an image: {error}") from error
 
 
 def _check_header(path: Path, file: Image.Image) -> None:
-    pixels = file.width * file.height
-    if pixels > MOST_IMAGE_PIXELS:
-        raise CollectionError(f"{path}: {pixels} pixels are too many; cut it to {MOST_IMAGE_PIXELS} or fewer")
-    if min(file.size) < LEAST_SIDE_PX:
+    _check_size(path, file.height, file.width)
+    if file.format == "TIFF":
+        _check_pages(path, getattr(file, "n_frames", 1))
+
+
+def _check_size(path: Path, rows: int, columns: int) -> None:
+    if rows * columns > MOST_IMAGE_PIXELS:
+        raise CollectionError(f"{path}: {rows * columns} pixels are too many; cut it to {MOST_IMAGE_PIXELS} or fewer")
+    if min(rows, columns) < LEAST_SIDE_PX:
         raise CollectionError(
-            f"{path}: must have {LEAST_SIDE_PX} x {LEAST_SIDE_PX} pixels or more, has {file.width} x {file.height}"
+            f"{path}: must have {LEAST_SIDE_PX} x {LEAST_SIDE_PX} pixels or more, has {columns} x {rows}"
         )
-    if file.format == "TIFF" and getattr(file, "n_frames", 1) > 1:
-        raise CollectionError(f"{path}: has {getattr(file, 'n_frames', 1)} pages; give a file for each image")
+
+
+def _check_pages(path: Path, pages: int) -> None:
+    if pages > 1:
+        raise CollectionError(f"{path}: has {pages} pages; give a file for each image")
