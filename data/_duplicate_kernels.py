@@ -86,30 +86,41 @@ def _quantise(picture, out):
         out[i] = 0 if most == 0 else np.int8(np.rint((picture.flat[i] - mean) * (127 / most)))
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
 def _bits_set(x):
     x -= (x >> np.uint64(1)) & np.uint64(0x5555555555555555)
     x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
     x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return (x * np.uint64(0x0101010101010101)) >> np.uint64(56)
+    return np.int64((x * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"}, forceinline=True)
 def _dot(a, b):
-    total = np.int32(0)
-    for i in range(a.size):
-        total += np.int32(a[i]) * np.int32(b[i])
+    """Sum of products, exact in any order: 127² · SIDE² is below 2^24."""
+    total = np.float32(0)
+    for i in range(SIDE * SIDE):
+        total += np.float32(a[i]) * np.float32(b[i])
     return total
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _alike(small, sizes, squares, hashes, i, j, most_bits, least_ratio, least_correlation):
-    if _bits_set(hashes[i] ^ hashes[j]) > most_bits:
+def _first_too_large(sizes, i, least_ratio):
+    """First after i of sizes in ascending order that is too large to be compared with that of i."""
+    low, high = i + 1, sizes.shape[0]
+    while low < high:
+        middle = (low + high) // 2
+        if least_ratio * sizes[middle, 0] <= sizes[i, 0]:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+def _alike(small, sizes, squares, i, j, least_ratio, least_correlation):
+    a, b = sizes[i, 1], sizes[j, 1]
+    if min(a, b) < least_ratio * max(a, b):
         return False
-    for axis in range(2):
-        a, b = sizes[i, axis], sizes[j, axis]
-        if min(a, b) < least_ratio * max(a, b):
-            return False
     return _dot(small[i], small[j]) >= least_correlation * np.sqrt(squares[i] * squares[j])
 
 
@@ -120,18 +131,15 @@ def count_alike(small, sizes, squares, hashes, most_bits, least_ratio, least_cor
     small int8 (N, SIDE * SIDE); sizes float64 (N, 2), along axis 0 in ascending order; squares float64 (N,), sums of
     squares of the small pictures, 0 where there is nothing to compare; hashes uint64 (N,); counts int64 (N,).
     """
-    n = hashes.size
-    for i in range(n):
+    for i in range(hashes.size):
         if squares[i] == 0:
             continue
-        j = i + 1
-        while j < n and least_ratio * sizes[j, 0] <= sizes[i, 0]:
-            if squares[j] > 0 and _alike(
-                small, sizes, squares, hashes, i, j, most_bits, least_ratio, least_correlation
-            ):
+        for j in range(i + 1, _first_too_large(sizes, i, least_ratio)):
+            if _bits_set(hashes[i] ^ hashes[j]) > most_bits or squares[j] == 0:
+                continue
+            if _alike(small, sizes, squares, i, j, least_ratio, least_correlation):
                 counts[i] += 1
                 counts[j] += 1
-            j += 1
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -140,17 +148,14 @@ def join_alike(small, sizes, squares, hashes, most_bits, least_ratio, least_corr
 
     As `count_alike`; order int64 (N,), number of each picture; parent int64 (N,), a forest over numbers.
     """
-    n = hashes.size
-    for i in range(n):
+    for i in range(hashes.size):
         if counts[i] == 0 or counts[i] > most:
             continue
-        j = i + 1
-        while j < n and least_ratio * sizes[j, 0] <= sizes[i, 0]:
-            if 0 < counts[j] <= most and _alike(
-                small, sizes, squares, hashes, i, j, most_bits, least_ratio, least_correlation
-            ):
+        for j in range(i + 1, _first_too_large(sizes, i, least_ratio)):
+            if counts[j] == 0 or counts[j] > most or _bits_set(hashes[i] ^ hashes[j]) > most_bits:
+                continue
+            if _alike(small, sizes, squares, i, j, least_ratio, least_correlation):
                 join(parent, order[i], order[j])
-            j += 1
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
