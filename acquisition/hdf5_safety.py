@@ -5,6 +5,7 @@ taken from another file, and no declared size is believed that the stored bytes 
 """
 
 import contextlib
+import math
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,13 +90,13 @@ def open_file(path: Path) -> tuple[h5py.File, bool]:
         ) from error
 
 
-def has_link(file: h5py.File, name: str) -> bool:
-    """Whether the root group has a link of that name, without following it."""
+def has_link(file: h5py.Group, name: str) -> bool:
+    """Whether a group, such as the file's root, has a link of that name, without following it."""
     return bool(file.id.links.exists(name.encode()))
 
 
-def link_names(file: h5py.File, limit: int = 8) -> list[str]:
-    """Names of the first links of the root group, none followed."""
+def link_names(file: h5py.Group, limit: int = 8) -> list[str]:
+    """Names of the first links of a group, such as the file's root, none followed."""
     names: list[str] = []
 
     def collect(name: bytes) -> bool | None:
@@ -106,19 +107,30 @@ def link_names(file: h5py.File, limit: int = 8) -> list[str]:
     return names
 
 
-def plain_dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    """A dataset of the root group whose bytes are all in this file and could fill its shape.
+def plain_group(file: h5py.File, name: str) -> h5py.Group:
+    """A group in the root group, CaptureError if it is missing, no group, or behind a soft or external link."""
+    where = f"{file.filename}: group '{name}'"
+    _require_hard_link(file, name, where)
+    if h5py.h5o.get_info(file.id, name.encode()).type != h5py.h5o.TYPE_GROUP:
+        raise CaptureError(f"{where} is not a group")
+    return h5py.Group(h5py.h5g.open(file.id, name.encode()))
+
+
+def plain_dataset(file: h5py.Group, name: str, *, rank: int = 1) -> h5py.Dataset:
+    """A dataset of a group whose bytes are all in this file and could fill its shape.
 
     Parameters
     ----------
-    file : h5py.File
-        Open for reading.
+    file : h5py.File or h5py.Group
+        Open for reading; a group as `plain_group` gives it.
     name : str
-        Name of a link in the root group.
+        Name of a link in the group.
+    rank : int, optional
+        Number of dimensions that it must have.
 
     Returns
     -------
-    dataset : h5py.Dataset, one-dimensional
+    dataset : h5py.Dataset
         With a chunk cache that suits it: none if unfiltered, since blocks are then read straight
         into the caller's array.
 
@@ -126,9 +138,9 @@ def plain_dataset(file: h5py.File, name: str) -> h5py.Dataset:
     ------
     CaptureError
         If it is missing or no dataset; behind a soft or external link; virtual or in external files;
-        not 1-D; in chunks too large to load; packed by an unknown filter; or claims more than is stored.
+        of another rank; in chunks too large to load; packed by an unknown filter; or claims more than is stored.
     """
-    where = f"{file.filename}: dataset '{name}'"
+    where = f"{file.file.filename}: dataset '{name}'"
     _require_hard_link(file, name, where)
     if h5py.h5o.get_info(file.id, name.encode()).type != h5py.h5o.TYPE_DATASET:
         raise CaptureError(f"{where} is not a dataset but a group or a type")
@@ -138,24 +150,26 @@ def plain_dataset(file: h5py.File, name: str) -> h5py.Dataset:
         raise CaptureError(f"{where} is virtual: its samples are mapped from elsewhere; store them in the file")
     if creation.get_external_count():
         raise CaptureError(f"{where} is kept in external files, which are not followed; store it in the file")
-    if identifier.get_space().get_simple_extent_type() != h5py.h5s.SIMPLE or identifier.rank != 1:
-        raise CaptureError(f"{where} must be one-dimensional, got shape {h5py.Dataset(identifier).shape}")
+    if identifier.get_space().get_simple_extent_type() != h5py.h5s.SIMPLE or identifier.rank != rank:
+        dimensions = {1: "one", 2: "two", 3: "three"}[rank]
+        raise CaptureError(f"{where} must be {dimensions}-dimensional, got shape {h5py.Dataset(identifier).shape}")
     if creation.get_layout() == h5py.h5d.CHUNKED:
         return _chunked(file, name, creation, where)
     return h5py.Dataset(identifier)
 
 
 def stored_length(dataset: h5py.Dataset) -> int:
-    """How many leading elements of a 1-D dataset the file can hold; never more than it declares.
+    """How many leading elements of a dataset's first axis the file can hold; never more than it declares.
 
     HDF5 reads what was never stored as fill values: a file of some hundred bytes can claim 10^15
     samples. Exact for unfiltered data written from the front; a bound for filtered data. O(chunks).
     """
     declared = int(dataset.shape[0])
-    item = dataset.dtype.itemsize
+    item = max(dataset.dtype.itemsize * math.prod(dataset.shape[1:]), 1)
     stored_bytes = min(dataset.id.get_storage_size(), Path(dataset.file.filename).stat().st_size)
     if dataset.chunks is not None and dataset.id.get_create_plist().get_nfilters():
-        in_chunks = dataset.id.get_num_chunks() * dataset.chunks[0]
+        side_by_side = math.prod(-(-n // c) for n, c in zip(dataset.shape[1:], dataset.chunks[1:], strict=True))
+        in_chunks = dataset.id.get_num_chunks() // max(side_by_side, 1) * dataset.chunks[0]
         return min(declared, in_chunks, stored_bytes * _MAX_COMPRESSION // item)
     return min(declared, stored_bytes // item)
 
@@ -212,7 +226,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _require_hard_link(file: h5py.File, name: str, where: str) -> None:
+def _require_hard_link(file: h5py.Group, name: str, where: str) -> None:
     if not has_link(file, name):
         raise CaptureError(f"{where} is missing")
     kind = file.id.links.get_info(name.encode()).type
@@ -222,9 +236,9 @@ def _require_hard_link(file: h5py.File, name: str, where: str) -> None:
         raise CaptureError(f"{where} is a soft link, which is not followed; use a hard link to the data")
 
 
-def _chunked(file: h5py.File, name: str, creation: h5py.h5p.PropDCID, where: str) -> h5py.Dataset:
+def _chunked(file: h5py.Group, name: str, creation: h5py.h5p.PropDCID, where: str) -> h5py.Dataset:
     """Reopen a chunked dataset with its cache set, once its chunks and filters are found harmless."""
-    chunk_bytes = creation.get_chunk()[0] * h5py.h5d.open(file.id, name.encode()).get_type().get_size()
+    chunk_bytes = math.prod(creation.get_chunk()) * h5py.h5d.open(file.id, name.encode()).get_type().get_size()
     if chunk_bytes > _MAX_CHUNK_BYTES:
         raise CaptureError(
             f"{where} has chunks of {chunk_bytes} bytes, more than the {_MAX_CHUNK_BYTES} allowed; "

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from .pictures import LEVELS_PER_TRANSMISSION
+from .pictures import LEVELS_PER_TRANSMISSION, SIDE_PX
 
 #: Channels of each layer, after the step of the first one [pixels]. A layer of as many channels as the one before adds
 #: to it; one of more halves the picture.
@@ -77,3 +77,13 @@ class CellNetwork(nn.Module):
 def darkness_of(levels: torch.Tensor) -> torch.Tensor:
     """1 - transmission of pictures, float32 (N, 1, side, side), from levels (N, side, side)."""
     return 1 - levels[:, None].float() / LEVELS_PER_TRANSMISSION
+
+
+def multiply_adds(network: CellNetwork) -> int:
+    """Multiplications with addition that one picture takes, those of convolutions and the last layer."""
+    side, total = SIDE_PX, network.scores.weight.numel()
+    for layer in network.layers:
+        convolution = layer.convolution
+        side //= convolution.stride[0]
+        total += side * side * convolution.weight.numel()
+    return int(total)

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 from skimage.transform import resize
+
+from .images import IMAGE_SUFFIXES, ground_level, read_grey
 
 STAMP_PIXELS = 112
 DIRECTIONS = 256  # at which a stamp's reach is tabulated
 MOST_IMAGES = 512
-MOST_IMAGE_PIXELS = 1 << 24
 
 _BORDER = 5  # pixels that stay clear: the spline's support, and room for smoothing
 _INNER = STAMP_PIXELS - 2 * _BORDER
@@ -115,8 +115,7 @@ def image_stamps(folder: str | os.PathLike[str]) -> Stamps:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; name one that holds images")
-    suffixes = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not paths:
         raise ValueError(f"{folder}: holds no PNG, JPEG or TIFF image; name a folder of images")
     paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(len(paths), MOST_IMAGES)).astype(int)]
@@ -160,18 +159,9 @@ def _reach(stamp: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _cut_out(path: Path) -> NDArray[np.float64]:
     """Darkness of the object in an image, made to fit a stamp."""
-    try:
-        with Image.open(path) as file:
-            if math.prod(file.size) > MOST_IMAGE_PIXELS:
-                raise ValueError(f"{math.prod(file.size)} pixels are too many")
-            grey = file if file.mode in ("L", "I;16", "I", "F") else file.convert("L")
-            image = np.asarray(grey, dtype=float)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be read as an image: {error}") from error
-    if min(image.shape) < 4:
-        raise ValueError(f"{path}: must have 4 x 4 pixels or more, has {image.shape[1]} x {image.shape[0]}")
-    ground = np.median(np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]))
-    darkness = np.clip(1 - image / ground, 0, None) if ground > 0 else np.zeros_like(image)
+    image = read_grey(path).astype(float)
+    ground = ground_level(image)
+    darkness = np.nan_to_num(np.clip(1 - image / ground, 0, None)) if ground > 0 else np.zeros_like(image)
     if darkness.max() < _FAINT:
         raise ValueError(f"{path}: shows nothing darker than its border; give a dark object on a bright ground")
     darkness = np.clip(darkness / darkness.max() - _FAINT, 0, None)

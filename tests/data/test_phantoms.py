@@ -195,7 +195,7 @@ def test_bad_images_say_so(tmp_path, content: object, message: str) -> None:
 
 
 def test_image_of_absurd_size_is_refused_unread(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stretchscope.data.stamps.MOST_IMAGE_PIXELS", 50)
+    monkeypatch.setattr("stretchscope.data.images.MOST_IMAGE_PIXELS", 50)
     iio.imwrite(tmp_path / "x.png", np.full((20, 20), 200, dtype=np.uint8))
     with pytest.raises(ValueError, match="400 pixels are too many"):
         image_stamps(tmp_path)
