@@ -7,6 +7,8 @@ from typing import Any
 
 from .onnx_file import ModelError
 
+__all__ = ["CARD_FORM", "CARD_KEY", "KINDS", "ModelCard", "ModelError", "read_card"]
+
 #: Key of the metadata property that holds the card, and version of its form.
 CARD_KEY, CARD_FORM = "stretchscope", 1
 #: Kinds of model: a network sees pictures, an ensemble features.

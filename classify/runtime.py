@@ -3,7 +3,7 @@
 Needs ONNX Runtime and nothing that trains.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,8 +13,8 @@ import onnxruntime
 from scipy.special import softmax
 
 from .feature_table import feature_table
-from .model import ModelCard, read_card
-from .onnx_file import MOST_BYTES, ModelError, inspect_onnx
+from .model import ModelCard, ModelError, read_card
+from .onnx_file import MOST_BYTES, inspect_onnx
 from .pictures import LEVELS_PER_TRANSMISSION, pictures_of_crops
 
 #: What a cell is called that is none of the classes.
@@ -23,6 +23,7 @@ UNKNOWN = "unknown"
 _BATCH = 8
 # Mean deviation from clear below which a picture's polarity is not judged.
 _FAINT = 0.02
+_ARRAYS = ("probabilities", "novelty", "rejected")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ class Verdicts:
     probabilities: np.ndarray
     novelty: np.ndarray
     rejected: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Sequence["Verdicts"]) -> "Verdicts":
+        """Verdicts of one model, one part after the other; at least one."""
+        arrays = (np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS)
+        return cls(parts[0].classes, *arrays)
 
     @property
     def probability(self) -> np.ndarray:

@@ -74,10 +74,14 @@ def main() -> None:
 def _is_input_error(error: ValueError) -> bool:
     from ..acquisition import CaptureError
     from ..acquisition.source import SourceError
+    from ..classify.model import ModelError
+    from ..data.collections import CollectionError
     from .results import OutputError
     from .settings import SettingsError
+    from .training import TrainingError
 
-    return isinstance(error, CaptureError | SourceError | OutputError | SettingsError | typer.BadParameter)
+    known = CaptureError | SourceError | CollectionError | ModelError | OutputError | SettingsError | TrainingError
+    return isinstance(error, known | typer.BadParameter)
 
 
 def _say(text: str) -> None:
@@ -544,6 +548,177 @@ def _replayed_stream(stack: Any, path: Path, rate: float, settings: "Settings", 
     capture = stack.enter_context(open_capture(path, sample_rate_hz=settings.capture.sample_rate_hz))
     source = ReplaySource(capture, rate_hz=rate, paced=paced, block_samples=block_samples, depth=depth)
     return source, calibration
+
+
+Images = Annotated[
+    Path, typer.Argument(metavar="IMAGES", help="Folder of class folders, table, .rtdc, IFCB bin or stack of images.")
+]
+ModelFile = Annotated[Path, typer.Option("--model", metavar="M", help="Model file, made by 'train'.")]
+Labels = Annotated[
+    Path | None, typer.Option("--labels", metavar="TABLE", help="CSV or Parquet table of path and label.")
+]
+Polarity = Annotated[str, typer.Option(metavar="dark|bright", help="Whether objects are darker than the ground.")]
+PixelUm = Annotated[
+    float | None, typer.Option("--pixel-um", metavar="UM", min=1e-4, max=1e4, help="Side of the images' pixels.")
+]
+
+
+@app.command()
+def train(
+    images: Images,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Model file to write.")],
+    classifier: Annotated[
+        str, typer.Option(metavar="network|ensemble", help="Network over pictures, or trees over features.")
+    ] = "network",
+    network: Annotated[str, typer.Option(metavar="accurate|fast", help="Size of the network.")] = "accurate",
+    epochs: Annotated[int, typer.Option(min=1, max=10_000, help="Passes over the images, at most.")] = 120,
+    turn: Annotated[
+        bool, typer.Option("--turn/--no-turn", help="Whether cells lie at any angle, and may be turned in training.")
+    ] = True,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="The same seed gives the same model.")] = 0,
+    labels: Labels = None,
+    polarity: Polarity = "dark",
+    pixel_um: PixelUm = None,
+    overwrite: Overwrite = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training broken off.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a classifier on labelled images: one model file, for process, stream and classify."""
+    from .settings import SettingsError
+    from .training import TrainingPlan, train_model
+
+    for name, given, allowed in (
+        ("classifier", classifier, ("network", "ensemble")), ("network", network, ("accurate", "fast"))
+    ):  # fmt: skip
+        if given not in allowed:
+            raise SettingsError(f"--{name} must be {' or '.join(allowed)}, got {given!r}")
+    if overwrite and resume:
+        raise SettingsError("--overwrite and --resume exclude each other")
+    plan = TrainingPlan(classifier=classifier, network=network, epochs=epochs, turn=turn, seed=seed)
+    collection = _open_images(images, labels, polarity, pixel_um)
+    with _steps() as progress:
+        summary = train_model(collection, output, plan, overwrite=overwrite, resume=resume, progress=progress, say=_say)
+    if as_json:
+        _print_json(summary)
+    found = summary["validation"]
+    _say(
+        f"{output}: {len(summary['classes'])} classes, balanced accuracy {found['balanced_accuracy']:.3f} on "
+        f"{found['n']} images kept aside, {summary['bytes'] / 1e6:.2g} MB, {summary['seconds']:.0f} s"
+    )
+
+
+@app.command()
+def classify(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Collections of images, or single ones.")],
+    model: ModelFile,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="CSV", help="Table to write.")],
+    polarity: Polarity = "dark",
+    pixel_um: PixelUm = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Classify images: a class for each, its probability, or 'unknown'."""
+    from collections import Counter
+
+    from ..classify.runtime import Verdicts, load_model
+    from .classification import classify_collection, write_predictions
+    from .whole_file import check_new
+
+    check_new(output, overwrite=overwrite)
+    loaded = load_model(model)
+    names: list[str] = []
+    parts: list[Verdicts] = []
+    with _steps() as progress:
+        for path in images:
+            collection = _open_images(path, None, polarity, pixel_um)
+            parts.append(classify_collection(collection, loaded, progress))
+            names += [name if path.is_file() else f"{path}/{name}" for name in collection.names]
+    verdicts = Verdicts.joined(parts)
+    write_predictions(output, names, verdicts, overwrite=overwrite)
+    counts = Counter(verdicts.labels.tolist())
+    if as_json:
+        rejected = int(verdicts.rejected.sum())
+        _print_json(
+            {"n": len(names), "labels": dict(sorted(counts.items())), "rejected": rejected, "output": str(output)}
+        )
+    _say(f"{output}: {len(names)} images, " + ", ".join(f"{n} {label}" for label, n in counts.most_common()))
+
+
+@app.command()
+def evaluate(
+    images: Images,
+    model: ModelFile,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="HTML", help="Report page to write.")] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Only what was kept aside when the model was trained on these images.")
+    ] = False,
+    unknown: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CLASS", help="Class that the model should call unknown; may be repeated."),
+    ] = None,
+    labels: Labels = None,
+    polarity: Polarity = "dark",
+    pixel_um: PixelUm = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how good a model is on labelled images: accuracies with intervals, calibration, rejection."""
+    from ..classify.runtime import load_model
+    from .classification import evaluate_model
+    from .classification import held_out as kept_aside
+    from .evaluation_report import evaluation_page
+    from .whole_file import check_new, write_whole
+
+    if output is not None:
+        check_new(output, overwrite=overwrite)
+    loaded = load_model(model)
+    collection = _open_images(images, labels, polarity, pixel_um)
+    if held_out:
+        collection = kept_aside(collection, loaded)
+    with _steps() as progress:
+        figures, known, verdicts = evaluate_model(collection, loaded, unknown=unknown or (), progress=progress)
+    if output is not None:
+        write_whole(output, evaluation_page(figures, known, verdicts, loaded))
+    if as_json:
+        _print_json(figures)
+        return
+    for name in ("n", "accuracy", "balanced_accuracy", "ece", "rejected_fraction"):
+        typer.echo(f"{name:20} {_shown(figures[name])}")
+    for name, one in figures["per_class"].items():
+        typer.echo(f"{name:30} n {one['n']:5}  precision {one['precision']:.3f}  recall {one['recall']:.3f}")
+    if "unknown" in figures:
+        typer.echo(
+            f"unknown: {100 * figures['unknown']['rejected_fraction']:.1f} % of {figures['unknown']['n']} rejected"
+        )
+
+
+def _open_images(path: Path, labels: Path | None, polarity: str, pixel_um: float | None) -> Any:
+    """A collection of images, with the size of a pixel where it is given."""
+    from dataclasses import replace
+
+    from ..data.collections import open_collection
+
+    collection = open_collection(path, labels=labels, polarity=polarity)
+    return collection if pixel_um is None else replace(collection, pixel_um=pixel_um)
+
+
+@contextmanager
+def _steps() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar of one step after the other on a terminal, with what is left of each; silent elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], total=total, completed=done)
+
+        yield update
 
 
 @app.command()

@@ -4,7 +4,6 @@ From ``data.collections`` to ``classify.runtime``: images become pictures or fea
 and what is kept aside says when to stop, what its probabilities mean and where the unknown begins.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from ..classify.pictures import LEVELS_PER_TRANSMISSION, PICTURE_DTYPE, SIDE_PX,
 from ..classify.runtime import Model
 from ..classify.scores import balanced_accuracy
 from ..data.collections import Collection, CollectionError, check_for_training, split
-from .results import OutputError
+from .whole_file import check_new, write_whole
 
 #: Share of the images that is kept aside to stop by and to calibrate on.
 VALIDATION_SHARE = 0.2
@@ -106,7 +105,7 @@ def train_model(
     """
     begun = time.perf_counter()
     checkpoint = output.with_name(output.name + ".checkpoint.part")
-    _check_output(output, overwrite=overwrite or resume)
+    check_new(output, overwrite=overwrite or resume)
     if not resume:
         checkpoint.unlink(missing_ok=True)
     labelled = collection.select(collection.labels >= 0)
@@ -116,13 +115,8 @@ def train_model(
     fit = _fit_network if plan.classifier == "network" else _fit_ensemble
     content, counts = fit(labelled, train, aside, plan, progress, say, checkpoint)
     model = Model(content, output.name)  # what is written can be read
-    part = output.with_name(output.name + ".part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, output)
-        checkpoint.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{output}: cannot be written: {error.strerror or error}") from error
+    write_whole(output, content)
+    checkpoint.unlink(missing_ok=True)
     return {
         "model": str(output),
         "classes": list(model.card.classes),
@@ -149,9 +143,7 @@ def read_features(collection: Collection, names: tuple[str, ...], progress: Prog
     return table
 
 
-def _read(
-    collection: Collection, what: str, progress: Progress | None
-) -> Iterator[tuple[slice, list[np.ndarray]]]:
+def _read(collection: Collection, what: str, progress: Progress | None) -> Iterator[tuple[slice, list[np.ndarray]]]:
     for first in range(0, len(collection), _AT_ONCE):
         own = slice(first, min(first + _AT_ONCE, len(collection)))
         yield own, [collection.read(index) for index in range(own.start, own.stop)]
@@ -166,9 +158,7 @@ def _train_and_validation(collection: Collection, seed: int) -> tuple[np.ndarray
     lent = np.isin(collection.labels[aside], missing)
     train, aside = np.sort(np.concatenate([train, aside[lent]])), aside[~lent]
     if not len(aside):
-        raise CollectionError(
-            f"{len(collection)} images are too few: none was left to validate with; add images"
-        )
+        raise CollectionError(f"{len(collection)} images are too few: none was left to validate with; add images")
     return train, aside
 
 
@@ -288,15 +278,6 @@ def _card(
         features=of_kind.get("features", ()),
         training=training,
     )
-
-
-def _check_output(output: Path, *, overwrite: bool) -> None:
-    if output.is_dir():
-        raise OutputError(f"{output} is a folder: name a file, such as {output / 'model.onnx'}")
-    if output.exists() and not overwrite:
-        raise OutputError(f"{output} exists: give --overwrite to replace it")
-    if not output.absolute().parent.is_dir():
-        raise OutputError(f"{output.absolute().parent}: no such folder")
 
 
 def _need(*packages: str) -> None:
