@@ -103,9 +103,9 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         ``validation`` is what to stop by, pictures and classes; without it a tenth of each class is kept aside.
         ``progress`` and ``checkpoint`` as in ``training.train_network``.
         """
+        _check_pictures(X)
         from .training import TrainingSettings, train_network
 
-        _check_pictures(X)
         self.classes_, numbers = np.unique(y, return_inverse=True)
         if len(numbers) != len(X) or len(self.classes_) < 2:
             raise ValueError(f"{len(X)} pictures of {len(self.classes_)} classes, {len(numbers)} labels: cannot train")
