@@ -26,7 +26,9 @@ WIDEST_SHARE = 0.75
 GAP_PIXELS = 16
 
 _KEPT = 64  # images in memory at a time, and those in use
-_BORDER = GAP_PIXELS // 2  # clear pixels laid around an image: the spline's ringing has died away there (0.27 per pixel)
+_BORDER = (
+    GAP_PIXELS // 2
+)  # clear pixels laid around an image: the spline's ringing has died away there (0.27 per pixel)
 _FAINT = 0.05  # darkness that counts as part of an object
 
 
@@ -89,14 +91,14 @@ class ImageScene:
     def length_um(self) -> float:
         """Flow that the whole scene takes, a gap behind the last image included; every image is read for it."""
         self._place_to(math.inf)
-        return (self._last_um[-1] if self._last_um else 0.0) + self.gap_um
+        return self._end_um() + self.gap_um
 
     def first_pixel_um(self, index: int) -> tuple[float, float]:
         """Place (x, y) of the centre of an image's pixel (0, 0) [µm]; the images before it are read."""
         while len(self._objects) <= index:
             self._place_next()
         item = self._objects[index]
-        edge = self._rim_um - 0.5 * self.pixel_um
+        edge = self._rim_um + 0.5 * self.pixel_um
         return float(item["x_first_um"]) + edge, float(item["y_first_um"]) + edge
 
     def transmission(self, x_um: ArrayLike, y_um: ArrayLike) -> NDArray[np.float64]:
@@ -138,6 +140,10 @@ class ImageScene:
         """How far beyond its pixels an image may darken."""
         return (_BORDER - 2) * self.pixel_um
 
+    def _end_um(self) -> float:
+        """Where the last image placed ends."""
+        return self._last_um[-1] - self._rim_um if self._last_um else 0.0
+
     def _touched(self, y_first_um: float, y_last_um: float) -> range:
         self._place_to(y_last_um)
         return range(bisect_left(self._last_um, y_first_um), bisect_right(self._first_um, y_last_um))
@@ -156,7 +162,7 @@ class ImageScene:
                 f"image {self.kinds[index]}: {columns} columns of {self.pixel_um:g} µm are wider than the "
                 f"{WIDEST_SHARE * self.field_of_view_um:g} µm of the line that are well lit; take smaller pixels"
             )
-        top = (self._last_um[-1] - self._rim_um if self._last_um else 0.0) + self.gap_um
+        top = self._end_um() + self.gap_um
         left = 0.5 * (self.field_of_view_um - width)
         item = np.zeros((), dtype=OBJECT_DTYPE)
         item["x_um"], item["y_um"] = left + width / 2, top + height / 2

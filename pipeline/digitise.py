@@ -33,7 +33,8 @@ LINES_AT_ONCE = 1 << 15
 MOST_LINES = 1 << 18
 
 _FEWEST_LINES = 1 << 12  # from fewer, clock and empty line are not measured well
-_SPANS, _SPAN_SAMPLES = 8, 1 << 19
+# The empty line is measured on so many stretches, each of so many samples, and of so many lines at least.
+_SPANS, _SPAN_SAMPLES, _SPAN_LINES = 4, 1 << 19, 640
 _KERNEL_IMAGES = 16  # the smoothness is chosen on so many of the first pictures
 _FINER = 2  # pixels solved for per pixel of the picture, each way
 # Smooth length below which the picture's pixels, being as coarse as they are, would show more noise and no more detail:
@@ -191,14 +192,19 @@ class _Session:
         if self.grid is None:
             self.grid = self._choose_grid(samples, [w for w in windows if w is not None][:_KERNEL_IMAGES])
         for window in windows:
-            yield None if window is None else (
-                self._super_resolved(samples, window),
-                self._raw_lines(samples, window),
+            yield (
+                None
+                if window is None
+                else (
+                    self._super_resolved(samples, window),
+                    self._raw_lines(samples, window),
+                )
             )
 
     def _measure_empty_line(self, samples: NDArray[np.integer]) -> EmptyLine:
         digitiser, optics = self.instrument.digitiser, self.instrument.optics
-        size = min(_SPAN_SAMPLES, samples.size)
+        size = max(_SPAN_SAMPLES, round(_SPAN_LINES * self.instrument.line_period_samples))
+        size = min(size, samples.size)
         firsts = sorted({int(i) for i in np.linspace(0, samples.size - size, _SPANS)})
         spans = [Span(i, samples[i : i + size]) for i in firsts]
         gap = optics.pulse_duration_s * optics.line_rate_hz <= 0.9
