@@ -131,7 +131,8 @@ def simulate_capture(
     Datasets of ``truth``: ``line_start_samples`` (t_n of every line, or of every ``line_step``-th), ``cells``
     (the scene's objects, with the first and last line that sees each of them), ``kinds`` (what the cells'
     field ``kind`` numbers), ``labels`` (the label of each of these, empty where it has none), ``profile`` (empty
-    line, codes above dark, at ``first_tau_samples + i·step_samples``), ``interleave_offset_codes``, ``interleave_gain``, ``interleave_skew_samples``. Scalars are attributes.
+    line, codes above dark, at ``first_tau_samples + i·step_samples``), ``interleave_offset_codes``,
+    ``interleave_gain``, ``interleave_skew_samples``. Scalars are attributes.
     Memory does not grow with the capture but for the truth: at most 16 MB of line starts, 92 bytes per cell.
     """
     check_count("lines", lines)

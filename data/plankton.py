@@ -4,7 +4,8 @@ Like ``stamps``, before ``phantoms``. The shapes follow what a light microscope 
 plates and spines refract and look dark, plastids absorb, mucilage hardly shows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from scipy import ndimage
 from .stamps import Stamps, finished, soft_step, stamp_grid
 
 Picture = NDArray[np.float64]
+Draw = Callable[[np.random.Generator, Picture, Picture], Picture]
 
 _PIXEL = 0.02  # of a stamp, in its unit circle's radius
 
@@ -43,9 +45,7 @@ def foreign_stamps(seed: int = 0, per_kind: int = 16) -> Stamps:
     return _drawn(_FOREIGN, seed, per_kind)
 
 
-def _drawn(
-    kinds: "dict[str, Callable[[np.random.Generator, Picture, Picture], Picture]]", seed: int, per_kind: int
-) -> Stamps:
+def _drawn(kinds: Mapping[str, Draw], seed: int, per_kind: int) -> Stamps:
     if not 1 <= per_kind <= 1000:
         raise ValueError(f"per_kind must lie between 1 and 1000, got {per_kind!r}")
     pictures, names = [], []
@@ -261,7 +261,7 @@ def _bubble(random: np.random.Generator, y: Picture, x: Picture) -> Picture:
     return soft_step((1 - r) * radius / _PIXEL) * (1 - random.uniform(0.7, 1.0) * soft_step((bright - r) / 0.15))
 
 
-_PLANKTON = {
+_PLANKTON: dict[str, Draw] = {
     "chain_diatom": _chain_diatom,
     "pennate_diatom": _pennate_diatom,
     "dinoflagellate": _dinoflagellate,
@@ -269,7 +269,7 @@ _PLANKTON = {
     "flagellate": _flagellate,
     "colony": _colony,
 }
-_FOREIGN = {"acantharia": _acantharia, "ring": _ring, "fibre": _fibre, "bubble": _bubble}
+_FOREIGN: dict[str, Draw] = {"acantharia": _acantharia, "ring": _ring, "fibre": _fibre, "bubble": _bubble}
 
 
 def _bent(x: Picture, y: Picture, bend: float) -> tuple[Picture, Picture]:
@@ -285,7 +285,7 @@ def _blob(u: Picture, v: Picture) -> Picture:
 def _stroke(x: Picture, y: Picture, points: Picture, width: float) -> Picture:
     """A line of a width through points (N, 2)."""
     away = np.full(x.shape, np.inf)
-    for start, end in zip(points[:-1], points[1:], strict=True):
+    for start, end in pairwise(points):
         away = np.minimum(away, _distance(x, y, start, end)[0])
     return np.exp(-0.5 * (away / width) ** 2)
 

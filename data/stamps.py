@@ -112,8 +112,8 @@ def image_stamps(folder: str | os.PathLike[str], *, most: int = MOST_IMAGES) -> 
     Returns
     -------
     Stamps
-        Named by path from the folder on, so that the label is the folder in it. The ground is the median along the image's border; the object is
-        cut out, and keeps its proportions.
+        Named by path from the folder on, so that the label is the folder in it. The ground is the median along the
+        image's border; the object is cut out, and keeps its proportions.
 
     Raises
     ------
@@ -145,7 +145,7 @@ def soft_step(z: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def finished(pictures: Iterable[NDArray[np.float64]], count: int) -> NDArray[np.float32]:
-    """Darkness of stamps from pictures of it: clear borders, no faint tails, peak 1 after the spline's own smoothing."""
+    """Stamps from pictures of darkness: clear borders, no faint tails, peak 1 after the spline's own smoothing."""
     stamps = np.empty((count, STAMP_PIXELS, STAMP_PIXELS), dtype=np.float32)
     inner = np.zeros(stamps.shape[1:], dtype=bool)
     inner[_BORDER:-_BORDER, _BORDER:-_BORDER] = True

@@ -7,7 +7,7 @@ pictures lie is taken from the truth.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,8 +128,10 @@ def digitise(
     widest = WIDEST_SHARE * instrument.optics.field_of_view_um / pixel_um
     for index in range(count):
         picture = np.asarray(read(index))
+        if picture.ndim != 2:
+            raise ValueError(f"image {index}: must have shape (rows, columns), got {picture.shape}")
         own = (picture.shape[0] + GAP_PIXELS) * lines_per_pixel
-        if picture.ndim == 2 and picture.shape[1] > widest:
+        if picture.shape[1] > widest:
             reason = f"{picture.shape[1]} pixels wide, and {int(widest)} lie in the light"
             waiting.append((index, None, reason))
         elif own > MOST_LINES:
@@ -153,7 +155,7 @@ class _Session:
         self.grid: Grid | None = None
 
     def digitise(self, waiting: Sequence[tuple[int, NDArray[np.floating] | None, str | None]]) -> Iterator[Digitised]:
-        there = [picture for _, picture, _ in waiting if picture is not None]
+        there = {index: picture for index, picture, _ in waiting if picture is not None}
         images = iter(self._run(there) if there else ())
         for index, picture, missing in waiting:
             if picture is None:
@@ -166,18 +168,18 @@ class _Session:
                 yield Digitised(index, *pair)
 
     def _run(
-        self, pictures: Sequence[NDArray[np.floating]]
+        self, pictures: Mapping[int, NDArray[np.floating]]
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]] | None]:
         """Super-resolved image and raw lines of each picture; None where the clock was lost."""
         optics = self.instrument.optics
         scene = ImageScene(
-            pictures.__getitem__,
-            [str(i) for i in range(len(pictures))],
+            list(pictures.values()).__getitem__,
+            [str(index) for index in pictures],
             pixel_um=self.pixel_um,
             field_of_view_um=optics.field_of_view_um,
         )
         lines = max(_FEWEST_LINES, math.ceil(scene.length_um / optics.um_per_line))
-        seen = list(tiles(scene, self.instrument, self.seed + self.runs, lines))
+        seen = list(tiles(scene, self.instrument, (self.seed << 32) + self.runs, lines))
         self.runs += 1
         samples = np.concatenate([tile.samples for tile in seen])
         true_starts = np.concatenate([tile.line_starts for tile in seen])
@@ -188,18 +190,14 @@ class _Session:
             _Matched.of(clock, true_starts)
             for clock in measure_segment_clocks(lambda a, b: samples[a:b], 0, samples.size, background, tables)
         ]
-        windows = [self._window(scene, i, picture.shape, clocks) for i, picture in enumerate(pictures)]
+        windows = [self._window(scene, i, picture.shape, clocks) for i, picture in enumerate(pictures.values())]
         if self.grid is None:
             self.grid = self._choose_grid(samples, [w for w in windows if w is not None][:_KERNEL_IMAGES])
         for window in windows:
-            yield (
-                None
-                if window is None
-                else (
-                    self._super_resolved(samples, window),
-                    self._raw_lines(samples, window),
-                )
-            )
+            if window is None:
+                yield None
+            else:
+                yield self._super_resolved(samples, window), self._raw_lines(samples, window)
 
     def _measure_empty_line(self, samples: NDArray[np.integer]) -> EmptyLine:
         digitiser, optics = self.instrument.digitiser, self.instrument.optics
@@ -289,10 +287,10 @@ class _Session:
         down = _resizing(row, window.lines_per_pixel, raw.shape[0])
         across = _resizing(column, window.samples_per_pixel, raw.shape[1]).T
         known = np.isfinite(raw)
-        support = down @ known @ across
-        total = down @ np.where(known, raw, 0.0) @ across
-        mean: NDArray[np.float64] = np.divide(total, support, out=np.full(support.shape, np.nan), where=support > 0.5)
-        return mean.astype(np.float32)
+        support = down @ known.astype(np.float32) @ across
+        total = down @ np.where(known, raw, 0).astype(np.float32) @ across
+        mean: NDArray[np.float32] = np.divide(total, support, out=np.full_like(total, np.nan), where=support > 0.5)
+        return mean
 
 
 @dataclass(frozen=True)
@@ -349,15 +347,15 @@ class _Window:
         return self.tau_samples, self.tau_samples + (self.shape[1] - 1) * self.samples_per_pixel
 
 
-def _resizing(centres: NDArray[np.float64], width: float, count: int) -> NDArray[np.float64]:
+def _resizing(centres: NDArray[np.floating], width: float, count: int) -> NDArray[np.float32]:
     """Weights (pixels, count) of values at 0 … count - 1 in pixels of a width: means, or straight lines between."""
     away = np.abs(centres[:, None] - np.arange(count))
     if width < 1:
-        return np.maximum(0.0, 1 - away)
-    return np.clip(0.5 * (width + 1) - away, 0.0, 1.0) / width
+        return np.maximum(1 - away, 0).astype(np.float32)
+    return (np.clip(0.5 * (width + 1) - away, 0, 1) / width).astype(np.float32)
 
 
-def _spline_weights(column: NDArray[np.float64], count: int) -> NDArray[np.float32]:
+def _spline_weights(column: NDArray[np.floating], count: int) -> NDArray[np.float32]:
     """Weights (count, places) of cubic B-spline coefficients at 0 … count - 1."""
     away = np.abs(column - np.arange(count)[:, None])
     near, far = 2 / 3 - away**2 * (1 - away / 2), np.maximum(2 - away, 0.0) ** 3 / 6

@@ -139,7 +139,7 @@ def test_bad_images_say_so(image: np.ndarray, message: str) -> None:
 def test_bad_sizes_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="pixel_um must be finite and above zero"):
         scene_of(pictures(), pixel_um=0.0)
-    with pytest.raises(ValueError, match="gap_um must be finite and 16 pixels, 1.6 µm, or more"):
+    with pytest.raises(ValueError, match=r"gap_um must be finite and 16 pixels, 1\.6 µm, or more"):
         scene_of(pictures(), gap_um=1.0)
     monkeypatch.setattr("stretchscope.data.image_scene.MOST_IMAGE_PIXELS", 50)
     with pytest.raises(ValueError, match="64 pixels are too many"):
