@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from ..acquisition._simulate_tiles import tiles
 from ..acquisition.optics import Instrument
@@ -285,10 +285,11 @@ class _Session:
         row = window.rows[0] + np.arange(window.shape[0]) * window.lines_per_pixel - lines.first_line
         column = window.tau[0] + np.arange(window.shape[1]) * window.samples_per_pixel - math.floor(tau[0])
         down = _resizing(row, window.lines_per_pixel, raw.shape[0])
-        across = _resizing(column, window.samples_per_pixel, raw.shape[1]).T
+        across = _resizing(column, window.samples_per_pixel, raw.shape[1])
         known = np.isfinite(raw)
-        support = down @ known.astype(np.float32) @ across
-        total = down @ np.where(known, raw, 0).astype(np.float32) @ across
+        support, total = (
+            (across @ (down @ values.astype(np.float32)).T).T for values in (known, np.where(known, raw, 0))
+        )
         mean: NDArray[np.float32] = np.divide(total, support, out=np.full_like(total, np.nan), where=support > 0.5)
         return mean
 
@@ -347,12 +348,12 @@ class _Window:
         return self.tau_samples, self.tau_samples + (self.shape[1] - 1) * self.samples_per_pixel
 
 
-def _resizing(centres: NDArray[np.floating], width: float, count: int) -> NDArray[np.float32]:
+def _resizing(centres: NDArray[np.floating], width: float, count: int) -> sparse.csr_array:
     """Weights (pixels, count) of values at 0 … count - 1 in pixels of a width: means, or straight lines between."""
     away = np.abs(centres[:, None] - np.arange(count))
     if width < 1:
-        return np.maximum(1 - away, 0).astype(np.float32)
-    return (np.clip(0.5 * (width + 1) - away, 0, 1) / width).astype(np.float32)
+        return sparse.csr_array(np.maximum(1 - away, 0).astype(np.float32))
+    return sparse.csr_array((np.clip(0.5 * (width + 1) - away, 0, 1) / width).astype(np.float32))
 
 
 def _spline_weights(column: NDArray[np.floating], count: int) -> NDArray[np.float32]:

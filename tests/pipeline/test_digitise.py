@@ -79,6 +79,7 @@ def test_pixels_lie_where_the_pictures_do(rate_hz: float) -> None:
         assert np.abs(shift).max() < 0.05
 
 
+@pytest.mark.slow
 def test_fast_digitiser_needs_no_other_lines() -> None:
     """At 20 GSa/s a pixel is two samples wide: raw lines show the picture too."""
     instrument, images = run(20e9, 1)
