@@ -2,22 +2,24 @@
 
 What a collection of labelled photographs is worth at another sample rate: each picture becomes a scene, the scene
 samples, and the samples images again, one super-resolved and one of the raw lines, both on the picture's own pixels.
-Line clock, empty line and smoothness are measured from the samples, as ``process`` measures them; only where the
-pictures lie is taken from the truth.
+Line clock, empty line and smoothness are measured from the samples, as ``process`` measures them, the empty line before
+the first picture comes; only where the pictures lie is taken from the truth.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, sparse
 
-from ..acquisition._simulate_tiles import tiles
+from ..acquisition._simulate_tiles import Tile, tiles
 from ..acquisition.optics import Instrument
 from ..acquisition.simulate import ordinary_instrument
 from ..data.image_scene import GAP_PIXELS, WIDEST_SHARE, ImageScene
+from ..data.phantoms import EmptyScene, Scene
 from ..sr.calibrate import Span, measure_background
 from ..sr.empty_line import EmptyLine
 from ..sr.line_clock import SegmentClock, measure_segment_clocks
@@ -33,8 +35,7 @@ LINES_AT_ONCE = 1 << 15
 MOST_LINES = 1 << 18
 
 _FEWEST_LINES = 1 << 12  # from fewer, clock and empty line are not measured well
-# The empty line is measured on so many stretches, each of so many samples, and of so many lines at least.
-_SPANS, _SPAN_SAMPLES, _SPAN_LINES = 4, 1 << 19, 640
+_SPANS, _SPAN_SAMPLES = 4, 1 << 19  # the empty line is measured on so many stretches of so many samples
 _KERNEL_IMAGES = 16  # the smoothness is chosen on so many of the first pictures
 _FINER = 2  # pixels solved for per pixel of the picture, each way
 # Smooth length below which the picture's pixels, being as coarse as they are, would show more noise and no more detail:
@@ -118,8 +119,9 @@ def digitise(
 
     Notes
     -----
-    One thread; memory for :data:`LINES_AT_ONCE` lines. The instrument runs anew for each such stretch; the empty line
-    and the smoothness are those of the first. Same arguments, same images.
+    One thread; memory for :data:`LINES_AT_ONCE` lines. The instrument runs anew for each such stretch. The empty line
+    is measured once, on an empty channel, and the smoothness on the first pictures: all lie in the middle of the line,
+    where larger ones leave few lines empty. Same arguments, same images.
     """
     session = _Session(instrument, pixel_um, seed)
     waiting: list[tuple[int, NDArray[np.floating] | None, str | None]] = []
@@ -151,7 +153,6 @@ class _Session:
     def __init__(self, instrument: Instrument, pixel_um: float, seed: int) -> None:
         self.instrument, self.pixel_um, self.seed = instrument, pixel_um, seed
         self.runs = 0
-        self.empty_line: EmptyLine | None = None
         self.grid: Grid | None = None
 
     def digitise(self, waiting: Sequence[tuple[int, NDArray[np.floating] | None, str | None]]) -> Iterator[Digitised]:
@@ -179,12 +180,9 @@ class _Session:
             field_of_view_um=optics.field_of_view_um,
         )
         lines = max(_FEWEST_LINES, math.ceil(scene.length_um / optics.um_per_line))
-        seen = list(tiles(scene, self.instrument, (self.seed << 32) + self.runs, lines))
-        self.runs += 1
+        seen = self._simulate(scene, lines)
         samples = np.concatenate([tile.samples for tile in seen])
         true_starts = np.concatenate([tile.line_starts for tile in seen])
-        if self.empty_line is None:
-            self.empty_line = self._measure_empty_line(samples)
         background, tables = self.empty_line.background, self.empty_line.tables
         clocks = [
             _Matched.of(clock, true_starts)
@@ -199,10 +197,16 @@ class _Session:
             else:
                 yield self._super_resolved(samples, window), self._raw_lines(samples, window)
 
-    def _measure_empty_line(self, samples: NDArray[np.integer]) -> EmptyLine:
+    def _simulate(self, scene: Scene, lines: int) -> list[Tile]:
+        self.runs += 1
+        return list(tiles(scene, self.instrument, (self.seed << 32) + self.runs, lines))
+
+    @cached_property
+    def empty_line(self) -> EmptyLine:
+        """Measured when it is first asked for."""
         digitiser, optics = self.instrument.digitiser, self.instrument.optics
-        size = max(_SPAN_SAMPLES, round(_SPAN_LINES * self.instrument.line_period_samples))
-        size = min(size, samples.size)
+        samples = np.concatenate([tile.samples for tile in self._simulate(EmptyScene(), _FEWEST_LINES)])
+        size = min(_SPAN_SAMPLES, samples.size)
         firsts = sorted({int(i) for i in np.linspace(0, samples.size - size, _SPANS)})
         spans = [Span(i, samples[i : i + size]) for i in firsts]
         gap = optics.pulse_duration_s * optics.line_rate_hz <= 0.9
@@ -227,7 +231,6 @@ class _Session:
 
     def _choose_grid(self, samples: NDArray[np.integer], windows: Sequence["_Window"]) -> Grid:
         """Smoothness as ``process`` chooses it, from the pictures themselves, on pixels finer than theirs."""
-        assert self.empty_line is not None
         background, tables = self.empty_line.background, self.empty_line.tables
         scores = []
         for window in windows:
@@ -252,7 +255,6 @@ class _Session:
         return Lines(samples[begin : int(starts[-1]) + 4], begin, first, starts - begin)
 
     def _super_resolved(self, samples: NDArray[np.integer], window: "_Window") -> NDArray[np.float32]:
-        assert self.empty_line is not None
         assert self.grid is not None
         background, tables, grid = self.empty_line.background, self.empty_line.tables, self.grid
         lines = self._lines(samples, window, reach_lines("regularised", grid) + 1)
@@ -277,7 +279,6 @@ class _Session:
         return np.where(known[:, nearest], values, np.float32(np.nan))
 
     def _raw_lines(self, samples: NDArray[np.integer], window: "_Window") -> NDArray[np.float32]:
-        assert self.empty_line is not None
         lines = self._lines(samples, window, math.ceil(window.lines_per_pixel))
         half = 0.5 * max(window.samples_per_pixel, 1.0)
         tau = window.tau[0] - half - 1, window.tau[1] + half + 1
