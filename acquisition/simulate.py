@@ -25,12 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.phantoms import OBJECT_DTYPE, Scene, random_scene
-from ..data.stamps import cell_stamps, image_stamps
+from ..data.plankton import plankton_stamps
+from ..data.stamps import Stamps, cell_stamps, image_stamps, label_of
 from ._simulate_tiles import TILE_SAMPLES, check_count, tiles
 from .metadata import CaptureMetadata
 from .optics import Digitiser, Instrument, Interleave, LineClock, Optics
 from .writer import CaptureWriter
 
+#: What cells look like where no images are given.
+PHANTOMS: dict[str, Callable[[int], Stamps]] = {"cells": cell_stamps, "plankton": plankton_stamps}
 MOST_LINE_STARTS = 2_000_000  # line starts stored as truth; of longer captures every so manieth
 
 Progress = Callable[[int, int], None]
@@ -127,9 +130,9 @@ def simulate_capture(
     -----
     Datasets of ``truth``: ``line_start_samples`` (t_n of every line, or of every ``line_step``-th), ``cells``
     (the scene's objects, with the first and last line that sees each of them), ``kinds`` (what the cells'
-    field ``kind`` numbers), ``profile`` (empty line, codes above dark, at ``first_tau_samples +
-    i·step_samples``),
-    ``interleave_offset_codes``, ``interleave_gain``, ``interleave_skew_samples``. Scalars are attributes.
+    field ``kind`` numbers), ``labels`` (the label of each of these, empty where it has none), ``profile`` (empty
+    line, codes above dark, at ``first_tau_samples + i·step_samples``), ``interleave_offset_codes``,
+    ``interleave_gain``, ``interleave_skew_samples``. Scalars are attributes.
     Memory does not grow with the capture but for the truth: at most 16 MB of line starts, 92 bytes per cell.
     """
     check_count("lines", lines)
@@ -160,7 +163,9 @@ def simulate_capture(
         )
         _write_truth_of_signal(writer, instrument)
         writer.write_truth("cells", seen_cells(scene, instrument, lines))
-        writer.write_truth("kinds", np.array(getattr(scene, "kinds", ()), dtype="U"))
+        kinds = getattr(scene, "kinds", ())
+        writer.write_truth("kinds", np.array(kinds, dtype="U"))
+        writer.write_truth("labels", np.array([label_of(kind) for kind in kinds], dtype="U"))
     return samples
 
 
@@ -171,6 +176,7 @@ def simulate(
     lines: int = 200_000,
     cells: int = 500,
     seed: int = 1,
+    phantoms: str = "cells",
     images: str | os.PathLike[str] | None = None,
     line_rate_hz: float = 11.6e6,
     pulse_duration_s: float = 45e-9,
@@ -192,8 +198,11 @@ def simulate(
         Whole lines of the capture, and cells in it.
     seed : int, optional
         The same seed gives the same samples.
+    phantoms : str, optional
+        What the cells look like: "cells", roundish ones without label, or "plankton", labelled shapes of phytoplankton.
     images : path-like, optional
-        Folder of images (dark object on white) to take the cells from, sub-folders included.
+        Folder of images (dark object on white) to take the cells from instead, sub-folders included. Where these are
+        classes, the truth says of which each cell is. Of more images than cells, as many spread evenly are taken.
     overwrite, progress
         As for ``simulate_capture``.
 
@@ -210,6 +219,8 @@ def simulate(
     check_count("lines", lines)
     check_count("cells", cells, least=0)
     check_count("seed", seed, least=0)
+    if phantoms not in PHANTOMS:
+        raise ValueError(f"phantoms must be one of {', '.join(PHANTOMS)}, got {phantoms!r}")
     instrument = ordinary_instrument(
         sample_rate_hz=sample_rate_hz,
         line_rate_hz=line_rate_hz,
@@ -224,7 +235,7 @@ def simulate(
         raise ValueError(f"{path}: {lines} lines take {size / 1e9:.3g} GB, but {free / 1e9:.3g} GB are free there")
     length_um = lines * instrument.optics.um_per_line
     scene = random_scene(
-        cell_stamps(seed) if images is None else image_stamps(images),
+        PHANTOMS[phantoms](seed) if images is None else image_stamps(images, most=max(cells, 1)),
         field_of_view_um=field_of_view_um,
         per_mm=1000 * cells / length_um,
         length_um=length_um,

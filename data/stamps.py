@@ -6,6 +6,7 @@ passes and 1 where the object is darkest.
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from .images import IMAGE_SUFFIXES, ground_level, read_grey
 
 STAMP_PIXELS = 112
 DIRECTIONS = 256  # at which a stamp's reach is tabulated
-MOST_IMAGES = 512
+MOST_IMAGES = 8192  # 0.4 GB of stamps
 
 _BORDER = 5  # pixels that stay clear: the spline's support, and room for smoothing
 _INNER = STAMP_PIXELS - 2 * _BORDER
@@ -34,7 +35,7 @@ class Stamps:
     darkness : ndarray of shape (K, STAMP_PIXELS, STAMP_PIXELS), float32
         Coefficients of a cubic B-spline, 0 to 1, axis 0 along the flow; zero along the border.
     kinds : tuple of str, of length K
-        Name of each.
+        Name of each, "class/name" where it has a label; see ``label_of``.
     radius : ndarray of shape (K,), float64
         Radius of the circle of the area that is darker than 0.05 [pixels].
     reach : ndarray of shape (K, DIRECTIONS), float64
@@ -51,17 +52,23 @@ class Stamps:
         object.__setattr__(self, "reach", np.array([_reach(stamp) for stamp in self.darkness]))
 
 
+def label_of(kind: str) -> str:
+    """Label in a name "class/name": what stands before the first slash, nothing where there is none."""
+    label, slash, _ = kind.partition("/")
+    return label if slash else ""
+
+
 def bead_stamps() -> Stamps:
     """One transparent sphere: its refraction leaves a dark rim and a bright core."""
-    r = np.hypot(*_stamp_grid())
+    r = np.hypot(*stamp_grid())
     rim = np.exp(-0.5 * ((r - 0.8) / 0.1) ** 2)
-    return Stamps(_finish([(rim + 0.06) * _soft_step((1 - r) / 0.06)]), ("bead",))
+    return Stamps(finished([(rim + 0.06) * soft_step((1 - r) / 0.06)], 1), ("bead",))
 
 
 def disc_stamps() -> Stamps:
     """One evenly dark disc with a soft edge."""
-    r = np.hypot(*_stamp_grid())
-    return Stamps(_finish([_soft_step((1 - r) / 0.06)]), ("disc",))
+    r = np.hypot(*stamp_grid())
+    return Stamps(finished([soft_step((1 - r) / 0.06)], 1), ("disc",))
 
 
 def cell_stamps(seed: int = 0, count: int = 24) -> Stamps:
@@ -77,7 +84,7 @@ def cell_stamps(seed: int = 0, count: int = 24) -> Stamps:
     pictures = []
     for index in range(count):
         random = np.random.default_rng([seed, index])
-        y, x = _stamp_grid()
+        y, x = stamp_grid()
         aspect = random.uniform(0.7, 1.0)
         angle = np.arctan2(y / aspect, x)
         lobes = sum(random.uniform(-0.03, 0.03) * np.cos(m * angle + random.uniform(0, 2 * np.pi)) for m in (2, 3, 4))
@@ -87,24 +94,26 @@ def cell_stamps(seed: int = 0, count: int = 24) -> Stamps:
         grains = ndimage.gaussian_filter(random.standard_normal(x.shape), 3)
         body = 0.4 + 0.1 * grains / grains.std()
         membrane = 0.45 * np.exp(-0.5 * ((rho - 0.93) / 0.05) ** 2)
-        picture = body + membrane + 0.45 * _soft_step((1 - nucleus) / 0.1)
-        pictures.append(np.clip(picture, 0.12, None) * _soft_step((1 - rho) / 0.05))
-    return Stamps(_finish(pictures), tuple(f"cell{index:02d}" for index in range(count)))
+        picture = body + membrane + 0.45 * soft_step((1 - nucleus) / 0.1)
+        pictures.append(np.clip(picture, 0.12, None) * soft_step((1 - rho) / 0.05))
+    return Stamps(finished(pictures, count), tuple(f"cell{index:02d}" for index in range(count)))
 
 
-def image_stamps(folder: str | os.PathLike[str]) -> Stamps:
+def image_stamps(folder: str | os.PathLike[str], *, most: int = MOST_IMAGES) -> Stamps:
     """Objects from the images of a folder and its sub-folders: a dark object on a bright ground.
 
     Parameters
     ----------
     folder : path-like
-        Its PNG, JPEG and TIFF files are read in order of name; of more than 512, as many spread evenly.
+        Its PNG, JPEG and TIFF files are read in order of name.
+    most : int, optional
+        Of more images, and of more than :data:`MOST_IMAGES`, as many spread evenly are taken.
 
     Returns
     -------
     Stamps
-        Named by path from the folder on. The ground is the median along the image's border; the object is
-        cut out, and keeps its proportions.
+        Named by path from the folder on, so that the label is the folder in it. The ground is the median along the
+        image's border; the object is cut out, and keeps its proportions.
 
     Raises
     ------
@@ -118,32 +127,32 @@ def image_stamps(folder: str | os.PathLike[str]) -> Stamps:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not paths:
         raise ValueError(f"{folder}: holds no PNG, JPEG or TIFF image; name a folder of images")
-    paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(len(paths), MOST_IMAGES)).astype(int)]
+    paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(len(paths), most, MOST_IMAGES)).astype(int)]
     kinds = tuple(path.relative_to(folder).as_posix() for path in paths)
-    return Stamps(_finish([_cut_out(path) for path in paths]), kinds)
+    return Stamps(finished(map(_cut_out, paths), len(paths)), kinds)
 
 
-def _stamp_grid() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """y and x at the pixels; the unit circle fits in the inner part."""
+def stamp_grid() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Positions y and x of a stamp's pixels; the unit circle fits in the part that need not stay clear."""
     axis = (np.arange(STAMP_PIXELS) - 0.5 * (STAMP_PIXELS - 1)) / (0.5 * _INNER - 2)
     return axis[:, None] * np.ones(STAMP_PIXELS), axis * np.ones((STAMP_PIXELS, 1))
 
 
-def _soft_step(z: NDArray[np.float64]) -> NDArray[np.float64]:
+def soft_step(z: NDArray[np.float64]) -> NDArray[np.float64]:
     """0 below z = −1, 1 above z = 1, smooth between."""
     return 0.5 + 0.5 * np.sin(np.pi / 2 * np.clip(z, -1, 1))
 
 
-def _finish(pictures: list[NDArray[np.float64]]) -> NDArray[np.float32]:
-    """Clear borders, no faint tails, peak 1 after the spline's own smoothing."""
-    darkness = np.stack(pictures)
-    darkness[darkness < 0.02 * darkness.max(axis=(1, 2), keepdims=True)] = 0
-    inner = np.zeros(darkness.shape[1:], dtype=bool)
+def finished(pictures: Iterable[NDArray[np.float64]], count: int) -> NDArray[np.float32]:
+    """Stamps from pictures of darkness: clear borders, no faint tails, peak 1 after the spline's own smoothing."""
+    stamps = np.empty((count, STAMP_PIXELS, STAMP_PIXELS), dtype=np.float32)
+    inner = np.zeros(stamps.shape[1:], dtype=bool)
     inner[_BORDER:-_BORDER, _BORDER:-_BORDER] = True
-    darkness = np.where(inner, darkness, 0)
     taps = np.array([1, 4, 1]) / 6
-    seen = ndimage.convolve1d(ndimage.convolve1d(darkness, taps, axis=1), taps, axis=2)
-    return (darkness / seen.max(axis=(1, 2), keepdims=True)).astype(np.float32)
+    for stamp, picture in zip(stamps, pictures, strict=True):
+        darkness = np.where(inner & (picture >= 0.02 * picture.max()), picture, 0)
+        stamp[:] = darkness / ndimage.convolve1d(ndimage.convolve1d(darkness, taps, axis=0), taps, axis=1).max()
+    return stamps
 
 
 def _reach(stamp: NDArray[np.float32]) -> NDArray[np.float64]:

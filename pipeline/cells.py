@@ -11,6 +11,7 @@ import numpy as np
 
 from ..acquisition import Capture, Segment, open_capture
 from ..sr import _kernels
+from ..sr.background import Background
 from ..sr.detect import BESIDE_FLAGGED_ROWS, ROW_LINES, Event, rows_to_look_at, significance_map
 from ..sr.line_clock import SegmentClock
 from ..sr.methods import reach_lines
@@ -179,16 +180,21 @@ def _lines(capture: Capture, segment: Segment, clock: SegmentClock, first_line: 
 def raw_lines(
     job: Job, segment: Segment, clock: SegmentClock, rows: tuple[float, float], tau: tuple[float, float]
 ) -> np.ndarray:
-    """The same window without super-resolution: each line's own samples over the empty line, one pixel a sample.
+    """The same window without super-resolution; see :func:`raw_transmission`."""
+    lines = read_lines(job, segment, clock, int(np.ceil(rows[0])), int(np.floor(rows[1])) + 1)
+    return raw_transmission(lines, job.survey.background, tau)
+
+
+def raw_transmission(lines: Lines, background: Background, tau: tuple[float, float]) -> np.ndarray:
+    """Each line's own samples over the empty line, one pixel a sample: an image without super-resolution.
 
     Returns
     -------
     transmission : ndarray of shape (lines, samples), float64
-        NaN where the empty line is too dark to divide by. Lines are placed to the nearest whole sample.
+        NaN where the empty line is too dark to divide by. Lines are placed to the nearest whole sample; columns are at
+        floor(tau[0]) … ceil(tau[1]) samples.
     """
-    lines = read_lines(job, segment, clock, int(np.ceil(rows[0])), int(np.floor(rows[1])) + 1)
     samples, origin, starts = lines.for_kernels()
-    background = job.survey.background
     offset = np.arange(int(np.floor(tau[0])), int(np.ceil(tau[1])) + 1)
     index = np.round(starts).astype(int)[:, None] + offset
     place = index - starts[:, None]

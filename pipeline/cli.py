@@ -128,7 +128,10 @@ def simulate(
     lines: Annotated[int, typer.Option(min=1, help="Whole lines.")] = 200_000,
     cells: Annotated[int, typer.Option(min=0, help="Cells among them.")] = 500,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same samples.")] = 1,
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of images to take cells from.")] = None,
+    phantoms: Annotated[str, typer.Option(help="What cells look like: cells or plankton.")] = "cells",
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of images to take cells from; its folders are labels.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Simulate a capture, with the truth stored beside the samples."""
@@ -138,7 +141,7 @@ def simulate(
     with _progress("simulating") as progress:
         try:
             samples = run(
-                output, sample_rate_hz=rate, lines=lines, cells=cells, seed=seed, images=images,
+                output, sample_rate_hz=rate, lines=lines, cells=cells, seed=seed, phantoms=phantoms, images=images,
                 overwrite=overwrite, progress=progress,
             )  # fmt: skip
         except ValueError as error:

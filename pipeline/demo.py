@@ -24,8 +24,8 @@ def run_demo(folder: Path, execution: Execution) -> Iterator[str]:
         raise OutputError(f"{folder}: cannot be made: {failure.strerror or failure}") from failure
     if capture.exists() and not _is_simulated(capture):
         raise OutputError(f"{capture} exists and is no capture of an earlier demo: give another folder with --output")
-    yield f"1. simulating {LINES} lines with {CELLS} cells at 5 GSa/s: {capture}"
-    simulate(capture, lines=LINES, cells=CELLS, seed=SEED, overwrite=True)
+    yield f"1. simulating {LINES} lines with {CELLS} cells of phytoplankton at 5 GSa/s: {capture}"
+    simulate(capture, lines=LINES, cells=CELLS, seed=SEED, phantoms="plankton", overwrite=True)
     yield f"2. processing it, without its truth, into {folder}"
     record = process_capture(capture, folder, overwrite=True, execution=execution)
     with h5py.File(capture) as file:

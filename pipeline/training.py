@@ -171,11 +171,53 @@ def _fit_network(
     say: Callable[[str], None],
     checkpoint: Path,
 ) -> tuple[bytes, dict[str, int]]:
+    pictures = read_pictures(collection, progress)
+    return network_file(
+        pictures, collection.labels, collection.classes, (train, aside), plan, pixel_um=collection.pixel_um,
+        progress=progress, say=say, checkpoint=checkpoint,
+    )  # fmt: skip
+
+
+def network_file(
+    pictures: np.ndarray,
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    parts: tuple[np.ndarray, np.ndarray],
+    plan: TrainingPlan,
+    *,
+    pixel_um: float | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    checkpoint: Path | None = None,
+) -> tuple[bytes, dict[str, int]]:
+    """Train a network on pictures, and make its model file.
+
+    Parameters
+    ----------
+    pictures : ndarray of shape (N,), PICTURE_DTYPE
+    labels : ndarray of shape (N,), int
+        Class of each, by number.
+    classes : tuple of str
+    parts : pair of ndarray of int
+        Which pictures to train on, and which to stop by and to calibrate on.
+    plan : TrainingPlan
+    pixel_um : float, optional
+        Side of a pixel of the images that the pictures were drawn from [µm]; without it, sizes do not count.
+    progress, say, checkpoint
+        As for `train_model`.
+
+    Returns
+    -------
+    content : bytes
+    counts : dict
+        ``parameters`` and ``macs``, multiplications with addition per picture.
+    """
     from ..classify.export import network_to_onnx
     from ..classify.networks import multiply_adds
     from ..classify.training import Epoch, score_pictures
 
-    pictures, labels = read_pictures(collection, progress), collection.labels.astype(np.int64)
+    train, aside = parts
+    labels = labels.astype(np.int64)
 
     def report(epoch: Epoch) -> None:
         say(
@@ -186,9 +228,8 @@ def _fit_network(
             progress("training", epoch.number, plan.epochs)
 
     classifier = NetworkClassifier(
-        network=plan.network, epochs=plan.epochs, turn=plan.turn, sized=collection.pixel_um is not None,
-        random_state=plan.seed,
-    )  # fmt: skip
+        network=plan.network, epochs=plan.epochs, turn=plan.turn, sized=pixel_um is not None, random_state=plan.seed
+    )
     classifier.fit(
         pictures[train], labels[train], validation=(pictures[aside], labels[aside]), progress=report,
         checkpoint=checkpoint,
@@ -197,11 +238,10 @@ def _fit_network(
     module = trained.module()
     familiar = Familiar.of(score_pictures(module, pictures[train])[1], labels[train], trained.classes)
     scores, embeddings = score_pictures(module, pictures[aside])
-    record = asdict(trained.settings) | {"passes": [asdict(epoch) for epoch in trained.epochs]}
-    darkness = 1 - pictures["levels"][train].mean() / LEVELS_PER_TRANSMISSION
-    card = _card(
-        collection, "network", scores, labels[aside], familiar.novelty(embeddings), darkness, plan, record,
-        side_px=SIDE_PX,
+    card = make_card(
+        "network", classes, labels, (scores, labels[aside], familiar.novelty(embeddings)), plan.seed,
+        asdict(trained.settings) | {"passes": [asdict(epoch) for epoch in trained.epochs]}, pixel_um=pixel_um,
+        darkness=1 - pictures["levels"][train].mean() / LEVELS_PER_TRANSMISSION, side_px=SIDE_PX,
     )  # fmt: skip
     parameters = sum(values.numel() for values in module.parameters())
     return network_to_onnx(trained, familiar, card), {"parameters": parameters, "macs": multiply_adds(module)}
@@ -226,9 +266,9 @@ def _fit_ensemble(
     if scores.ndim == 1:  # of the second of two classes, against the first
         scores = np.stack([np.zeros_like(scores), scores], axis=1)
     nodes = sum(len(tree.nodes) for stage in trees._predictors for tree in stage)
-    card = _card(
-        collection, "ensemble", scores, labels[aside], None, _mean_darkness(collection, train), plan,
-        trees.get_params(), features=names,
+    card = make_card(
+        "ensemble", collection.classes, labels, (scores, labels[aside], -scores.max(axis=1)), plan.seed,
+        trees.get_params(), pixel_um=collection.pixel_um, darkness=_mean_darkness(collection, train), features=names,
     )  # fmt: skip
     return ensemble_to_onnx(trees, card), {"parameters": nodes, "macs": 0}
 
@@ -238,44 +278,45 @@ def _mean_darkness(collection: Collection, train: np.ndarray) -> float:
     return float(np.mean([1 - collection.read(int(index)).mean() for index in some]))
 
 
-def _card(
-    collection: Collection,
+def make_card(
     kind: str,
-    scores: np.ndarray,
+    classes: tuple[str, ...],
     labels: np.ndarray,
-    novelty: np.ndarray | None,
+    validation: tuple[np.ndarray, np.ndarray, np.ndarray],
+    seed: int,
+    settings: dict[str, Any],
+    *,
+    pixel_um: float | None,
     darkness: float,
-    plan: TrainingPlan,
-    record: dict[str, Any],
-    **of_kind: Any,
+    side_px: int = 0,
+    features: tuple[str, ...] = (),
 ) -> ModelCard:
-    """The card of a classifier, from its scores of the validation images."""
+    """The card of a classifier: calibrated on the scores, labels and novelty of its validation images."""
+    scores, truth, novelty = validation
     found = scores.argmax(axis=1)
-    novelty = -scores.max(axis=1) if novelty is None else novelty
     training = {
         "stretchscope": __version__,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "images": len(collection),
-        "images_per_class": np.bincount(collection.labels, minlength=len(collection.classes)).tolist(),
-        "seed": plan.seed,
-        "settings": record,
+        "images_per_class": np.bincount(labels, minlength=len(classes)).tolist(),
+        "seed": seed,
+        "settings": settings,
         "validation": {
-            "n": len(labels),
-            "accuracy": float((found == labels).mean()),
-            "balanced_accuracy": balanced_accuracy(labels, found),
+            "n": len(truth),
+            "accuracy": float((found == truth).mean()),
+            "balanced_accuracy": balanced_accuracy(truth, found),
         },
     }
     return ModelCard(
         kind=kind,
-        classes=collection.classes,
-        side_px=of_kind.get("side_px", 0),
-        in_um=collection.pixel_um is not None,
-        pixel_um=collection.pixel_um,
+        classes=classes,
+        side_px=side_px,
+        in_um=pixel_um is not None,
+        pixel_um=pixel_um,
         polarity="dark" if darkness >= 0 else "bright",
-        temperature=fit_temperature(scores, labels),
+        temperature=fit_temperature(scores, truth),
         novelty_limit=float(np.quantile(novelty, 1 - FALSE_REJECT_RATE)),
         false_reject_rate=FALSE_REJECT_RATE,
-        features=of_kind.get("features", ()),
+        features=features,
         training=training,
     )
 

@@ -5,6 +5,7 @@ import itertools
 import tracemalloc
 
 import h5py
+import imageio.v3 as iio
 import numpy as np
 import pytest
 from scipy import signal
@@ -368,6 +369,37 @@ def test_capture_file_and_truth(tmp_path) -> None:
         for t in starts[:200]
     ]
     assert np.median(found - starts[:200]) == pytest.approx(centroid, abs=0.6)
+
+
+def test_truth_says_of_which_class_each_cell_is(tmp_path) -> None:
+    """Bars along the line, bars across it and, outside the classes' folders, a block: their widths tell them apart."""
+    for name, (height, width) in {"flat/a.png": (8, 40), "tall/b.png": (40, 8), "c.png": (24, 24)}.items():
+        image = np.full((60, 60), 240, dtype=np.uint8)
+        image[5 : 5 + height, 5 : 5 + width] = 30
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        iio.imwrite(tmp_path / "images" / name, image)
+    simulate(tmp_path / "c.h5", lines=6000, cells=20, seed=2, images=tmp_path / "images")
+    with h5py.File(tmp_path / "c.h5") as file:
+        cells, kinds = file["truth/cells"][:], file["truth/kinds"].asstr()[:]
+        labels = file["truth/labels"].asstr()[:]
+    assert list(kinds) == ["c.png", "flat/a.png", "tall/b.png"]
+    assert list(labels) == ["", "flat", "tall"]
+    assert len(cells) == 20
+    assert set(labels[cells["kind"]]) == {"", "flat", "tall"}
+    along = (
+        np.hypot(cells["x_last_um"] - cells["x_first_um"], cells["y_last_um"] - cells["y_first_um"])
+        / cells["diameter_um"]
+    )
+    assert along[labels[cells["kind"]] == ""].max() < along[labels[cells["kind"]] != ""].min()
+
+
+def test_phantoms_may_be_plankton(tmp_path) -> None:
+    simulate(tmp_path / "c.h5", lines=2000, cells=6, seed=2, phantoms="plankton")
+    with h5py.File(tmp_path / "c.h5") as file:
+        assert set(file["truth/labels"].asstr()[:]) >= {"chain_diatom", "colony"}
+        assert len(file["truth/cells"]) == 6
+    with pytest.raises(ValueError, match="phantoms must be one of cells, plankton, got 'fish'"):
+        simulate(tmp_path / "d.h5", lines=2000, cells=6, phantoms="fish")
 
 
 def test_many_lines_store_some_starts(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

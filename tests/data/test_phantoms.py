@@ -14,7 +14,7 @@ from stretchscope.data.phantoms import (
     place,
     random_scene,
 )
-from stretchscope.data.stamps import bead_stamps, cell_stamps, disc_stamps, image_stamps
+from stretchscope.data.stamps import bead_stamps, cell_stamps, disc_stamps, image_stamps, label_of
 
 
 def picture(scene: object, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -173,6 +173,21 @@ def test_images_become_objects_of_their_shape(tmp_path) -> None:
         width, height = (np.ptp(x[(darkness > 0.4).any(axis=axis)]) for axis in (0, 1))
         assert width / height == pytest.approx(3, rel=0.1)
         assert np.sqrt(4 / np.pi * (darkness > 0.05 * 0.8).sum() * 0.01) == pytest.approx(10, rel=0.03)
+
+
+def test_of_many_images_some_of_every_folder_are_taken(tmp_path) -> None:
+    for folder, count in (("rare", 2), ("usual", 20)):
+        (tmp_path / folder).mkdir()
+        for i in range(count):
+            image = np.full((30, 30), 250, dtype=np.uint8)
+            image[8 : 12 + i % 10, 8:20] = 50
+            iio.imwrite(tmp_path / folder / f"{i:02d}.png", image)
+    every = image_stamps(tmp_path)
+    assert [label_of(kind) for kind in every.kinds] == ["rare"] * 2 + ["usual"] * 20
+    some = image_stamps(tmp_path, most=8)
+    assert len(some.kinds) == 8
+    assert {label_of(kind) for kind in some.kinds} == {"rare", "usual"}
+    np.testing.assert_array_equal(some.darkness[3], every.darkness[every.kinds.index(some.kinds[3])])
 
 
 @pytest.mark.parametrize(
