@@ -87,15 +87,15 @@ def test_a_training_broken_off_ends_as_one_that_was_not(tmp_path) -> None:  # ty
     pictures = pictures_of_images(images)
     whole = NetworkClassifier(network="fast", epochs=4, batch=16).fit(pictures, labels)
 
-    class Broken(Exception):
+    class BrokenOffError(Exception):
         pass
 
     def stop(epoch) -> None:  # type: ignore[no-untyped-def]
         if epoch.number == 2:
-            raise Broken
+            raise BrokenOffError
 
     kept = tmp_path / "kept.npz"
-    with pytest.raises(Broken):
+    with pytest.raises(BrokenOffError):
         NetworkClassifier(network="fast", epochs=4, batch=16).fit(pictures, labels, progress=stop, checkpoint=kept)
     seen: list[int] = []
     resumed = NetworkClassifier(network="fast", epochs=4, batch=16).fit(
