@@ -551,6 +551,28 @@ def _convex_hull(low, high, per_pixel, first, hull):
     return n_hull
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
+def _feret_diameters(x, y, n):
+    """Greatest and least extent of a convex polygon of n corners, counter-clockwise, the first there again at the end.
+
+    Its calipers turn around it: the least extent stands on an edge, the greatest joins corners opposite each other.
+    """
+    greatest, least, k = 0.0, np.inf, 1
+    for i in range(n):
+        dx, dy = x[i + 1] - x[i], y[i + 1] - y[i]
+        far = dx * (y[k] - y[i]) - dy * (x[k] - x[i])
+        while True:
+            greatest = max(greatest, (x[k] - x[i]) ** 2 + (y[k] - y[i]) ** 2)
+            greatest = max(greatest, (x[k] - x[i + 1]) ** 2 + (y[k] - y[i + 1]) ** 2)
+            after = k + 1 if k + 1 < n else 0
+            farther = dx * (y[after] - y[i]) - dy * (x[after] - x[i])
+            if farther < far:
+                break
+            k, far = after, farther
+        least = min(least, far / math.sqrt(dx * dx + dy * dy))
+    return math.sqrt(greatest), least
+
+
 @njit(nogil=True, cache=True, forceinline=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def _revolved_volume(x, y, axis_y):
     """Volume of an outline revolved about the line y = axis_y: mean of what either side gives.
@@ -656,8 +678,9 @@ def _measure_outline(
     x, y, half_x, half_y = places[3, : n + 1], places[4, : n + 1], places[5, : n + 1], places[6, : n + 1]
     _place_outline(path, n, stride, middle_row, middle_column, places[1], places[2], x, y, half_x, half_y)
     hull = numbers[: 2 * (4 * rows + 4)].reshape(2, 4 * rows + 4)
+    beyond = 1.0  # half a pixel at either end, from a pixel's centre to its edge
     if abs(_signed_area(x, y)) < 0.25:  # areas of lattice polygons are multiples of 1/2
-        x, y = half_x, half_y
+        x, y, beyond = half_x, half_y, 0.0
         low, high, first = integers[: 2 * rows + 1], integers[2 * rows + 1 :][: 2 * rows + 1], 2 * middle_row + 1
         _bounds_of_points(x, y, n, 2, first, low, high)
         n_hull = _convex_hull(low, high, 2, first, hull)
@@ -688,7 +711,10 @@ def _measure_outline(
     out[20] = _revolved_volume(x, y, centre_y) * pixel**3
     out[21] = (centre_x + middle_row + top) * pixel
     out[22] = (centre_y + middle_column + left) * pixel
-    _lobes(half_x, half_y, travelled, n, numbers, integers, out[39:45])
+    greatest, least = _feret_diameters(hull_x, hull_y, n_hull)
+    out[47] = (greatest + beyond) * pixel
+    out[48] = (least + beyond) * pixel
+    _lobes(half_x, half_y, travelled, n, numbers, integers, out[39:45])  # the hull is lost: it was scratch
 
 
 # --- transmission ----------------------------------------------------------------------------------------------------

@@ -112,6 +112,8 @@ FEATURES: tuple[Feature, ...] = (
     Feature("lobes_7", "", "the same for seven lobes"),
     Feature("unknown_fraction", "", "share of the mask's pixels whose transmission is not known"),
     Feature("touches_border", "", "1 if the mask reaches the crop's border, so that the cell may be cut"),
+    Feature("feret_max", "um", "greatest extent in any direction: that of the outline and one pixel"),
+    Feature("feret_min", "um", "least extent in any direction, likewise"),
 )
 
 

@@ -52,7 +52,7 @@ class Images(Protocol):
         """Name of the cell that it shows, if it has one: images of one cell belong on one side of a split."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Collection:
     """Images with their labels; made by `open_collection` and `collection_of`.
 
@@ -72,8 +72,8 @@ class Collection:
     labels: NDArray[np.int32]
     classes: tuple[str, ...]
     pixel_um: float | None
-    _pool: "_Pool" = field(repr=False, compare=False)
-    _rows: NDArray[np.int64] = field(repr=False, compare=False)  # of the pool
+    _pool: "_Pool" = field(repr=False)
+    _rows: NDArray[np.int64] = field(repr=False)  # of the pool
 
     def __len__(self) -> int:
         return len(self.names)

@@ -1,7 +1,11 @@
-"""Fixtures shared by all rooms: the real data, found beside the checkout or under STRETCHSCOPE_DATA."""
+"""Fixtures shared by all rooms: the real data, found beside the checkout or under STRETCHSCOPE_DATA, and benchmarks."""
 
+import importlib.util
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -27,3 +31,24 @@ def data_dir() -> Path:
 def oil_emulsion(data_dir: Path) -> Path:
     """The real time-stretch capture: one oil droplet, 998 whole lines, 5 GSa/s."""
     return data_dir / "oil_emulsion.hdf5"
+
+
+@pytest.fixture(scope="session")
+def load_benchmark() -> Callable[[str], ModuleType]:
+    """``load_benchmark(name)`` gives ``benchmarks/<name>.py``, for the tests that hold what it must show."""
+    folder = Path(__file__).resolve().parents[1] / "benchmarks"
+
+    def load(name: str) -> ModuleType:
+        sys.path.insert(0, str(folder))  # its helpers lie beside it
+        try:
+            spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[name] = module  # for its dataclasses
+            spec.loader.exec_module(module)
+        finally:
+            sys.path.remove(str(folder))
+        return module
+
+    return load

@@ -2,6 +2,7 @@
 
 import numpy as np
 from scipy.spatial import ConvexHull
+from scipy.spatial.distance import pdist
 from skimage.feature import graycomatrix, graycoprops
 from skimage.measure import find_contours, regionprops
 
@@ -46,6 +47,7 @@ def _measure_shape(mask: np.ndarray) -> dict[str, float]:
     split = np.hypot(mu_xx - mu_yy, 2 * mu_xy)
     principal = (mu_xx + mu_yy + split) / (mu_xx + mu_yy - split)
     circularity = 2 * np.sqrt(np.pi * hull_area) / _polygon_length(hull)
+    beyond = 0 if outline is outline_half else 1
     return {
         "area": region.area,
         "equivalent_diameter": region.equivalent_diameter_area,
@@ -73,7 +75,16 @@ def _measure_shape(mask: np.ndarray) -> dict[str, float]:
         "centroid_x": np.arange(size_x) @ mask.sum(axis=1) / region.area,
         "centroid_y": np.arange(size_y) @ mask.sum(axis=0) / region.area,
         **{f"lobes_{n}": strength for n, strength in enumerate(_lobes(outline_half), start=2)},
+        "feret_max": pdist(hull).max() + beyond,
+        "feret_min": _least_width(hull) + beyond,
     }
+
+
+def _least_width(hull: np.ndarray) -> float:
+    """Least of the distances of the farthest corner from each edge."""
+    edges = np.roll(hull, -1, axis=0) - hull
+    normals = np.stack([edges[:, 1], -edges[:, 0]], axis=1) / np.hypot(*edges.T)[:, None]
+    return min(np.ptp(hull @ normal) for normal in normals)
 
 
 def _outlines(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

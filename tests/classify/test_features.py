@@ -58,6 +58,10 @@ def test_ellipse_of_any_size_and_angle(a, b, angle):
     assert f["size_y_px"] == pytest.approx(extent_y, abs=1.01)
     assert f["unknown_fraction"] == f["touches_border"] == 0
 
+    # centres lie within the ellipse, and the farthest of them less than a pixel and a half from its ends, both together
+    for name, axis in (("feret_max_px", a), ("feret_min_px", b)):
+        assert 2 * axis - 0.5 < f[name] <= 2 * axis + 1
+
     # the outline through pixel centres lies between the ellipse and one a pixel inside
     assert np.pi * (a - 1) * (b - 1) < f["outline_area_px2"] <= f["convex_area_px2"] < np.pi * a * b
     inner_a, inner_b = a - 0.4, b - 0.4
@@ -109,6 +113,7 @@ def test_turned_enlarged_and_recalibrated(seed, quarter_turns, mirrored, scale, 
     g = measure(turned)
     invariant = ["area_px2", "perimeter_px", "outline_area_px2", "convex_area_px2", "outline_perimeter_px"]
     invariant += ["deformation", "solidity", "major_axis_px", "minor_axis_px", "eccentricity"]
+    invariant += ["feret_max_px", "feret_min_px"]
     for name in [*invariant, "inertia_ratio_principal"]:
         assert g[name] == pytest.approx(f[name], rel=1e-6, abs=1e-6)
     for n in range(2, 8):  # the outline starts elsewhere
@@ -216,6 +221,21 @@ def test_any_mask_is_measured(name):
     assert 0 < f["circularity"] <= 1
     assert 0 < f["solidity"] <= 1
     assert f["volume_px3"] > 0
+
+
+@pytest.mark.parametrize(
+    ("mask", "greatest", "least"),
+    [
+        (np.ones((1, 1)), 1, 0.5**0.5),  # the half-level outline of a pixel is a square on its corner
+        (np.ones((1, 7)), 7, 1),
+        (np.ones((4, 9)), np.hypot(3, 8) + 1, 4),
+        (np.tri(8), 7 * 2**0.5 + 1, 7 * 0.5**0.5 + 1),
+    ],
+)
+def test_feret_diameters(mask, greatest, least):
+    """Oracle: pencil and paper."""
+    f = measure(mask > 0)
+    assert (f["feret_max_px"], f["feret_min_px"]) == pytest.approx((greatest, least))
 
 
 def test_border_is_reported():
