@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.phantoms import OBJECT_DTYPE, Scene, random_scene
-from ..data.plankton import plankton_stamps
+from ..data.plankton import foreign_stamps, plankton_stamps
 from ..data.stamps import Stamps, cell_stamps, image_stamps, label_of
 from ._simulate_tiles import TILE_SAMPLES, check_count, tiles
 from .metadata import CaptureMetadata
@@ -33,7 +33,11 @@ from .optics import Digitiser, Instrument, Interleave, LineClock, Optics
 from .writer import CaptureWriter
 
 #: What cells look like where no images are given.
-PHANTOMS: dict[str, Callable[[int], Stamps]] = {"cells": cell_stamps, "plankton": plankton_stamps}
+PHANTOMS: dict[str, Callable[[int], Stamps]] = {
+    "cells": cell_stamps,
+    "plankton": plankton_stamps,
+    "foreign": foreign_stamps,
+}
 MOST_LINE_STARTS = 2_000_000  # line starts stored as truth; of longer captures every so manieth
 
 Progress = Callable[[int, int], None]

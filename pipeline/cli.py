@@ -128,7 +128,7 @@ def simulate(
     lines: Annotated[int, typer.Option(min=1, help="Whole lines.")] = 200_000,
     cells: Annotated[int, typer.Option(min=0, help="Cells among them.")] = 500,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same samples.")] = 1,
-    phantoms: Annotated[str, typer.Option(help="What cells look like: cells or plankton.")] = "cells",
+    phantoms: Annotated[str, typer.Option(help="What cells look like: cells, plankton, or foreign to both.")] = "cells",
     images: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of images to take cells from; its folders are labels.")
     ] = None,

@@ -16,28 +16,8 @@ from stretchscope.acquisition.optics import Instrument
 from stretchscope.acquisition.simulate import simulate, simulate_capture
 from stretchscope.data.phantoms import StampScene, place
 from stretchscope.data.stamps import Stamps, bead_stamps, disc_stamps
-from stretchscope.pipeline import cli
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line in this process; gives exit status, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["stretchscope", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            cli.main()
-        except SystemExit as stopped:
-            status = int(stopped.code or 0)
-        else:
-            pytest.fail("the command line ended without an exit status")
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")
