@@ -1,8 +1,8 @@
 """The built-in model: trained on phantoms of phytoplankton as the whole pipeline sees them, and how good it is.
 
 Captures of phantoms are simulated at several sample rates and processed; their cells, labelled by the truth, are what
-the model is trained on. Captures with other phantoms test it, and captures of shapes that it has never seen. ``--write``
-puts the model where the package takes it from.
+the model is trained on. Captures with other phantoms test it, and captures of shapes that it has never seen.
+``--write`` puts the model where the package takes it from.
 
     python benchmarks/phantom_model.py [--captures 12] [--cells 300] [--epochs 60] [--write]
 """

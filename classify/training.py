@@ -3,12 +3,13 @@
 Needs torch. After :mod:`.pictures` and :mod:`.networks`; :mod:`.export` makes a model file of what comes out.
 """
 
+import copy
 import hashlib
 import io
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -81,13 +82,14 @@ class TrainedNetwork:
 
     settings: TrainingSettings
     classes: int
+    form: CellNetwork
     weights: dict[str, np.ndarray]
     epochs: list[Epoch] = field(default_factory=list)
 
     def module(self) -> CellNetwork:
         """The network itself, to be evaluated."""
-        network = CellNetwork(self.classes, self.settings.network, sized=self.settings.sized)
-        network.load_state_dict({name: torch.from_numpy(values) for name, values in self.weights.items()})
+        network = copy.deepcopy(self.form)
+        network.load_state_dict(_as_tensors(self.weights))
         return network.eval()
 
 
@@ -98,6 +100,7 @@ def train_network(
     classes: int,
     settings: TrainingSettings,
     *,
+    form: CellNetwork | None = None,
     progress: Callable[[Epoch], None] | None = None,
     checkpoint: Path | None = None,
 ) -> TrainedNetwork:
@@ -112,6 +115,8 @@ def train_network(
         Pictures and labels to stop by; not trained on.
     classes : int
     settings : TrainingSettings
+    form : CellNetwork, optional
+        A network to train in place of the one that the settings name, of the same methods.
     progress : callable, optional
         Called after each pass.
     checkpoint : Path, optional
@@ -125,10 +130,11 @@ def train_network(
     Optim. 30, 838 (1992)).
     """
     torch.manual_seed(settings.seed)
-    network = CellNetwork(classes, settings.network, sized=settings.sized).to(memory_format=torch.channels_last)
+    form = CellNetwork(classes, settings.network, sized=settings.sized) if form is None else form
+    network = copy.deepcopy(form).to(memory_format=torch.channels_last)
     averaged = {name: values.clone() for name, values in network.state_dict().items()}
     optimiser = torch.optim.AdamW(network.parameters(), settings.rate, weight_decay=settings.decay)
-    trained = TrainedNetwork(settings, classes, _as_arrays(averaged))
+    trained = TrainedNetwork(settings, classes, form, _as_arrays(averaged))
     state = _State(network, averaged, optimiser, trained)
     recipe = f"{asdict(settings)} {classes} {len(pictures)} {hash_of(pictures, labels)}"
     if checkpoint is not None:
@@ -233,7 +239,7 @@ class _State:
     def evaluate(self, loss: float, pictures: np.ndarray, labels: np.ndarray) -> None:
         """See how the averaged weights do, and keep them if they do best."""
         trained = self.trained
-        now = TrainedNetwork(trained.settings, trained.classes, _as_arrays(self.averaged))
+        now = replace(trained, weights=_as_arrays(self.averaged))
         found = score_pictures(now.module(), pictures)[0].argmax(axis=1)
         epoch = Epoch(len(trained.epochs) + 1, loss, float((found == labels).mean()), balanced_accuracy(labels, found))
         if epoch.balanced_accuracy > max((e.balanced_accuracy for e in trained.epochs), default=-1.0):
