@@ -42,11 +42,16 @@ def mask_of_object(image: np.ndarray) -> np.ndarray:
     return strongest
 
 
-def measure_photographs(images: Sequence[np.ndarray], *, pixel_um: float | None = None) -> dict[str, np.ndarray]:
-    """Features of the objects in photographs, in columns as ``feature_columns`` names them; float64 (N,) each."""
+def measure_photographs(
+    images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None] | None = None, *, pixel_um: float | None = None
+) -> dict[str, np.ndarray]:
+    """Features of the objects in photographs, in columns as ``feature_columns`` names them; float64 (N,) each.
+
+    ``masks`` are the objects' pixels, where they are known.
+    """
     rows = []
-    for image in images:
-        mask = np.pad(mask_of_object(image), _CLEAR_PX)
+    for image, given in zip(images, [None] * len(images) if masks is None else masks, strict=True):
+        mask = np.pad(mask_of_object(image) if given is None else given, _CLEAR_PX)
         transmission = np.pad(np.asarray(image, dtype=np.float32), _CLEAR_PX, constant_values=1.0)
         known = np.ones(mask.shape, dtype=bool)
         rows.append(list(measure_cell(mask, transmission, known, pixel_um=pixel_um).values()))

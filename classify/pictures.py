@@ -62,13 +62,17 @@ def pictures_of_crops(crops: np.ndarray, masks: np.ndarray, *, pixel_um: float |
     return _draw(place, crops.astype(np.float32).ravel() * np.float32(scale), squares, pixel_um)
 
 
-def pictures_of_images(images: Sequence[np.ndarray], *, pixel_um: float | None = None) -> np.ndarray:
+def pictures_of_images(
+    images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None] | None = None, *, pixel_um: float | None = None
+) -> np.ndarray:
     """Pictures of single objects from photographs of any size, each around all that is not clear in it.
 
     Parameters
     ----------
     images : sequence of ndarray of shape (rows, columns), float32
         Transmission, 1 where clear.
+    masks : sequence of ndarray of shape (rows, columns), bool, or None, optional
+        Pixels of the object, where they are known.
     pixel_um : float, optional
         Side of a pixel [µm]; without it, sides are in pixels.
 
@@ -81,7 +85,10 @@ def pictures_of_images(images: Sequence[np.ndarray], *, pixel_um: float | None =
     shapes = np.array([image.shape for image in images], dtype=np.int64)
     ends = np.cumsum(shapes[:, 0] * shapes[:, 1])
     place = np.column_stack([np.append(0, ends[:-1]), shapes])
-    boxes = np.array([_box_of_object(image) for image in images])
+    known = [None] * len(images) if masks is None else masks
+    boxes = np.array(
+        [_box(_deviating(image) if mask is None else mask) for image, mask in zip(images, known, strict=True)]
+    )
     values = np.concatenate([np.ravel(image) for image in images]).astype(np.float32, copy=False)
     return _draw(place, values, _squares(boxes), pixel_um)
 
@@ -109,9 +116,15 @@ def _ends(any_of: Any) -> tuple[np.ndarray, np.ndarray]:
     return first, any_of.shape[1] - 1 - any_of[:, ::-1].argmax(axis=1)
 
 
-def _box_of_object(image: np.ndarray) -> tuple[int, int, int, int]:
-    """First and last row and column of what is not clear; all of the image where everything is."""
-    marked = np.abs(ndimage.uniform_filter(np.nan_to_num(image, nan=1.0), 3, mode="nearest") - 1) > _FAINT
-    (top,), (bottom,) = _ends(marked.any(axis=1)[None])
-    (left,), (right,) = _ends(marked.any(axis=0)[None])
+def _deviating(image: np.ndarray) -> np.ndarray:
+    """Pixels of an image that are not clear, once smoothed."""
+    smooth = ndimage.uniform_filter(np.nan_to_num(image, nan=1.0), 3, mode="nearest")
+    marked: np.ndarray = np.abs(smooth - 1) > _FAINT
+    return marked
+
+
+def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """First and last row and column of a mask; all of it where it is empty."""
+    (top,), (bottom,) = _ends(mask.any(axis=1)[None])
+    (left,), (right,) = _ends(mask.any(axis=0)[None])
     return int(top), int(bottom), int(left), int(right)

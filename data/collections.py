@@ -45,6 +45,9 @@ class Images(Protocol):
     def read(self, index: int) -> NDArray[np.float32]:
         """Transmission of one, rows along the flow where the flow is known; CollectionError if it is damaged."""
 
+    def mask(self, index: int) -> NDArray[np.bool_] | None:
+        """Pixels of the cell in one, of the shape of its image, where they are known."""
+
     def content(self, index: int) -> bytes:
         """What makes the image this one, whatever it is called."""
 
@@ -87,6 +90,10 @@ class Collection:
             If it cannot be read.
         """
         return self._pool.read(int(self._rows[index]))
+
+    def mask(self, index: int) -> NDArray[np.bool_] | None:
+        """Which pixels of an image are the cell's, where its file says; as for `read`."""
+        return self._pool.mask(int(self._rows[index]))
 
     @cached_property
     def groups(self) -> NDArray[np.uint64]:
@@ -313,6 +320,9 @@ class ImageFile:
         except CollectionError as error:
             raise CollectionError(f"{self.path}: {error}") from error
 
+    def mask(self, index: int) -> None:
+        return None
+
     def content(self, index: int) -> bytes:
         try:
             return self.path.read_bytes()  # what is decoded may differ in the last bit between libraries
@@ -337,6 +347,9 @@ class MemoryImages:
         image = np.asarray(self.transmission[index], dtype=np.float32)
         return np.where(np.isfinite(image), image, np.float32(1))
 
+    def mask(self, index: int) -> None:
+        return None
+
     def content(self, index: int) -> bytes:
         image = self.read(index)
         return repr(image.shape).encode() + image.tobytes()
@@ -354,6 +367,10 @@ class _Pool:
     def read(self, row: int) -> NDArray[np.float32]:
         part, index = self._places[row]
         return self._parts[part].read(index)
+
+    def mask(self, row: int) -> NDArray[np.bool_] | None:
+        part, index = self._places[row]
+        return self._parts[part].mask(index)
 
     @cached_property
     def keys(self) -> NDArray[np.uint64]:

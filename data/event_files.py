@@ -43,8 +43,8 @@ class EventFile:
     path : Path
     group : str
         Group of the images; empty for the root.
-    images, background : str
-        Names of the datasets of images and of what lay behind them; empty where there is none.
+    images, background, masks : str
+        Names of the datasets of images, of what lay behind them and of the cells' pixels; empty where there is none.
     shape : (int, int, int)
         Number of images, and rows and columns of each as stored.
     transmission : (float, float) or None
@@ -63,6 +63,7 @@ class EventFile:
     group: str
     images: str
     background: str
+    masks: str
     shape: tuple[int, int, int]
     transmission: tuple[float, float] | None
     transposed: bool
@@ -94,6 +95,12 @@ class EventFile:
             except CollectionError as error:
                 raise CollectionError(f"{self._where(index)}: {error}") from error
         return np.ascontiguousarray(image.T if self.transposed else image, dtype=np.float32)
+
+    def mask(self, index: int) -> NDArray[np.bool_] | None:
+        if not self.masks:
+            return None
+        mask = self._stored(self.masks, index) > 0
+        return np.ascontiguousarray(mask.T if self.transposed else mask) if mask.any() else None
 
     def content(self, index: int) -> bytes:
         image = self._stored(self.images, index)
@@ -169,6 +176,9 @@ def _open_rtdc(path: Path, file: h5py.File) -> EventFile:
     background = "image_bg" if has_link(events, "image_bg") else ""
     if background and plain_dataset(events, background, rank=3).shape != shape:
         raise CaptureError(f"{path}: images and backgrounds (image_bg) have different shapes")
+    masks = "mask" if has_link(events, "mask") else ""
+    if masks and plain_dataset(events, masks, rank=3).shape != shape:
+        masks = ""  # of some files there are more masks than images
     levels = (read_number(file, "user:transmission at 0"), read_number(file, "user:transmission at 255"))
     if not all(level is None or np.isfinite(level) for level in levels):
         raise CaptureError(f"{path}: the transmission of its grey levels is not finite")
@@ -180,6 +190,7 @@ def _open_rtdc(path: Path, file: h5py.File) -> EventFile:
         "events",
         "image",
         background,
+        masks,
         shape,
         transmission=None if levels[0] is None or levels[1] is None else (float(levels[0]), float(levels[1])),
         transposed=True,
@@ -204,7 +215,7 @@ def _open_stack(path: Path, file: h5py.File, polarity: str) -> EventFile:
     if pixel_um is not None and not (np.isfinite(pixel_um) and pixel_um > 0):
         raise CaptureError(f"{path}: attribute 'pixel_um' must be above zero, is {pixel_um:g}")
     return EventFile(
-        path, "", "images", "", shape, None, False, polarity, labels, None if pixel_um is None else float(pixel_um)
+        path, "", "images", "", "", shape, None, False, polarity, labels, None if pixel_um is None else float(pixel_um)
     )
 
 

@@ -58,6 +58,9 @@ class IfcbBin:
         except CollectionError as error:
             raise CollectionError(f"{self.path}, picture {self.numbers[index]}: {error}") from error
 
+    def mask(self, index: int) -> None:
+        return None
+
     def content(self, index: int) -> bytes:
         rows, columns = self.shapes[index]
         try:

@@ -130,23 +130,27 @@ def train_model(
 def read_pictures(collection: Collection, progress: Progress | None = None) -> np.ndarray:
     """Pictures of a collection's images, ndarray of shape (N,), PICTURE_DTYPE."""
     pictures = np.empty(len(collection), PICTURE_DTYPE)
-    for own, images in _read(collection, "reading", progress):
-        pictures[own] = pictures_of_images(images, pixel_um=collection.pixel_um)
+    for own, images, masks in _read(collection, "reading", progress):
+        pictures[own] = pictures_of_images(images, masks, pixel_um=collection.pixel_um)
     return pictures
 
 
 def read_features(collection: Collection, names: tuple[str, ...], progress: Progress | None = None) -> np.ndarray:
     """Features of a collection's images, float32 (N, names)."""
     table = np.empty((len(collection), len(names)), np.float32)
-    for own, images in _read(collection, "measuring", progress):
-        table[own] = feature_table(measure_photographs(images, pixel_um=collection.pixel_um), names)
+    for own, images, masks in _read(collection, "measuring", progress):
+        table[own] = feature_table(measure_photographs(images, masks, pixel_um=collection.pixel_um), names)
     return table
 
 
-def _read(collection: Collection, what: str, progress: Progress | None) -> Iterator[tuple[slice, list[np.ndarray]]]:
+def _read(
+    collection: Collection, what: str, progress: Progress | None
+) -> Iterator[tuple[slice, list[np.ndarray], list[np.ndarray | None]]]:
+    """Images and masks, some at a time, and which ones they are."""
     for first in range(0, len(collection), _AT_ONCE):
         own = slice(first, min(first + _AT_ONCE, len(collection)))
-        yield own, [collection.read(index) for index in range(own.start, own.stop)]
+        some = range(own.start, own.stop)
+        yield own, [collection.read(index) for index in some], [collection.mask(index) for index in some]
         if progress is not None:
             progress(what, own.stop, len(collection))
 
