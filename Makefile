@@ -27,8 +27,9 @@ demo: $(STAMPED)
 test: $(STAMPED)-test
 	$(BIN)/python -m pytest
 
+# `make test-all ONLY='-m train'` runs what `make test` had to skip
 test-all: $(STAMPED)-test $(STAMPED)-train
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ONLY)
 
 lint: $(STAMPED)-lint
 	$(BIN)/ruff check .
