@@ -72,7 +72,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         rate: float = 4e-3,
         decay: float = 0.05,
         smoothing: float = 0.05,
-        balance: float = 1.0,
+        balance: float = 0.75,
         turn: bool = True,
         sized: bool = True,
         random_state: int = 0,

@@ -60,7 +60,7 @@ class TrainingSettings:
     rate: float = 4e-3
     decay: float = 0.05
     smoothing: float = 0.05
-    balance: float = 1.0
+    balance: float = 0.75
     turn: bool = True
     sized: bool = True
     seed: int = 0
