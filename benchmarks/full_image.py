@@ -3,8 +3,9 @@
     python benchmarks/full_image.py [--lines 200000]
 
 Registering, gridding and packing are CPU time of one thread, for the first lines of a capture, with the grid that
-``process`` chose for it, and per sample of the capture, the dark ones too. Then ``process --full-image`` with all
-cores. Three captures: the usual simulated one, one of slow flow and short pulses (20 lines/µm, 24 ns), the real one.
+``process`` by gridding chose for it, and per sample of the capture, the dark ones too. Then ``process --full-image``
+with all cores. Three captures: the usual simulated one, one of slow flow and short pulses (20 lines/µm, 24 ns), the
+real one.
 """
 
 import argparse
@@ -29,6 +30,8 @@ from stretchscope.pipeline.survey import survey_capture
 from stretchscope.sr.line_fit import line_fits
 from stretchscope.sr.reconstruct import Grid, reconstruct
 
+SETTINGS = Settings().with_method("gridding")
+
 
 def cpu_seconds(work: Callable[[], object], repeats: int) -> float:
     """Least CPU time of a few runs in this thread: what else the machine does counts little."""
@@ -43,9 +46,9 @@ def cpu_seconds(work: Callable[[], object], repeats: int) -> float:
 def time_parts(path: Path, grid: Grid) -> dict[str, float]:
     """Nanoseconds per sample of each part on one thread, and how many pixels there are."""
     with open_capture(path) as capture:
-        survey = survey_capture(capture, Settings().capture)
+        survey = survey_capture(capture, SETTINGS.capture)
         segment, clock = survey.segments[0], survey.clock.segments[0]
-        layout = layout_of(Job(path, survey, Settings().with_method("gridding")), grid)
+        layout = layout_of(Job(path, survey, SETTINGS), grid)
         # about a chunk of pixels, as it is imaged in one go
         last = min(layout.chunk_rows * grid.lines_per_row, clock.lines - 1)
         lines = _lines(capture, segment, clock, 0, int(last + 4 * grid.sigma_lines) + 2)
@@ -60,10 +63,10 @@ def time_parts(path: Path, grid: Grid) -> dict[str, float]:
 
     pixels = grid_lines().size
     samples = last * background.period_samples
-    register_s = cpu_seconds(lambda: line_fits(*kernel_lines, tables, **scatter, for_image=True), 15)
+    register_s = cpu_seconds(lambda: line_fits(*kernel_lines, tables, **scatter, for_image=True), 60)
     register_s *= last / len(fits)  # lines beside the rows are another chunk's
-    grid_s = cpu_seconds(grid_lines, 15)
-    job = Job(path, survey, Settings().with_method("gridding"))
+    grid_s = cpu_seconds(grid_lines, 200)
+    job = Job(path, survey, SETTINGS)
     chunks_s = cpu_seconds(lambda: image_chunks(job, grid, layout, 0), 3)
     chunk_lines = len(image_chunks(job, grid, layout, 0).row_line) * grid.lines_per_row
     return {
@@ -79,7 +82,9 @@ def time_parts(path: Path, grid: Grid) -> dict[str, float]:
 
 def time_run(path: Path, folder: Path, workers: int) -> dict[str, Any]:
     """``process --full-image``: what the image takes of it, and the parts on one thread."""
-    record = process_capture(path, folder, overwrite=True, full_image=True, execution=Execution(workers=workers))
+    record = process_capture(
+        path, folder, SETTINGS, overwrite=True, full_image=True, execution=Execution(workers=workers)
+    )
     samples, image_s = record["accounting"]["samples_offered"], record["timings_s"]["image"]
     names = ("columns_per_sample", "lines_per_row", "sigma_samples", "sigma_lines")
     grid = Grid(**{name: record["grid"][name] for name in names})
@@ -110,7 +115,7 @@ def main() -> None:
             flow_speed_m_per_s=11.614 / 20,
         )  # fmt: skip
         simulate(folder / "warm.h5", lines=4_000, cells=10)
-        process_capture(folder / "warm.h5", folder / "out", full_image=True)  # compiles
+        process_capture(folder / "warm.h5", folder / "out", SETTINGS, full_image=True)  # compiles
         runs["usual"] = time_run(folder / "usual.h5", folder / "out", workers)
         runs["slow flow, short pulses"] = time_run(folder / "slow.h5", folder / "out", workers)
         if (data / "oil_emulsion.hdf5").exists():

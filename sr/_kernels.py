@@ -1,4 +1,4 @@
-"""Compiled kernels that fit, detect and grid lines: arrays in, arrays out.
+"""Compiled kernels that fit lines, follow their clock and detect what they hold: arrays in, arrays out.
 
 One module for all that call each other, so that the compiler's cache sees every change.
 """
@@ -9,22 +9,15 @@ import numpy as np
 from numba import njit
 
 from ._calibration_kernels import CONVERTERS
-from .background import LIT_SHARE
 
 # A line with less of the empty line's light than this holds none: the laser was off, or something opaque in the way.
 DARK_SHARE = 0.03
 # A line that shows less of an empty line's timing information than this says nothing of the clock.
 LEAST_SHARE = 0.05
-# The kernel is cut at this many standard deviations.
-_KERNEL_REACH = 3.0
-# Share of the weight in full light from which a pixel is known; light at the edge of the usable part counts little.
-_LEAST_WEIGHT = 1e-3 * LIT_SHARE**2
 # A row's lines may lie this far from where the tables of a row have them [samples].
 _ROW_SLACK_SAMPLES = 0.01
 # Loops over a line take this many samples at a time.
 _VECTOR = 32
-# Float32 of a cache line.
-_ALIGNED = 16
 
 
 @njit(nogil=True, cache=True)
@@ -710,6 +703,27 @@ def register_lines(samples, origin, starts, tables, limits, priors, chi2_limit, 
 
 
 @njit(nogil=True, cache=True)
+def register_windows(samples, origin, starts, lines, windows, tables, limits, priors, chi2_limit, fits, saturated):
+    """:func:`register_lines` for many windows, the lines of each beside it.
+
+    starts: float64, of all lines. Of each of N windows: lines int64 (N, 2), its first and last + 1 in ``starts``;
+    windows float64 (N, 2), first and last position; saturated int64 (N,), samples on a rail. fits: float64 (lines of
+    all windows, 9), one window's behind the other's.
+    """
+    used = 0
+    for n in range(lines.shape[0]):
+        own = starts[lines[n, 0] : lines[n, 1]]
+        out = fits[used : used + own.shape[0]]
+        used += own.shape[0]
+        window = windows[n, 0], windows[n, 1]
+        register_lines(samples, origin, own, tables, limits, priors, chi2_limit, window, out)
+        on_rail = 0.0
+        for k in range(out.shape[0]):
+            on_rail += out[k, 6]
+        saturated[n] = int(on_rail)
+
+
+@njit(nogil=True, cache=True)
 def block_delay(fits, tolerance, out):
     """Robust weighted mean of the delays of a block of lines: out = (mean, variance, mean line index, share kept).
 
@@ -990,380 +1004,6 @@ def count_on_rail(samples, low, high):
     return count
 
 
-# Slices are taken in the functions that loop over them: handing them on would cost more than the loops (reference
-# counts are atomic).
-@njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
-def _signal_and_power(
-    samples, position, scale, shift, converter, light, row, at, u, baseline, inverse_gain, low, high, begin, end,
-    signal, power,
-):  # fmt: skip
-    """p·y/v and p²/v of a line's samples, y without baseline and of unit gain; 0 on a rail and outside begin … end - 1.
-
-    signal, power: float32 (n,). Light p and p/v lie ``u`` of the way from row ``row`` of ``light`` to the next.
-    """
-    zero = np.float32(0.0)
-    n = end - begin
-    x = samples[position : position + n]
-    a, o = scale[converter : converter + n], shift[converter : converter + n]
-    p0, p1, w0, w1 = (
-        light[row, 0, at : at + n],
-        light[row, 1, at : at + n],
-        light[row, 2, at : at + n],
-        light[row, 3, at : at + n],
-    )
-    s, t = signal[begin:end], power[begin:end]
-    for j in range(begin):
-        signal[j] = zero
-        power[j] = zero
-    for j in range(n):
-        value = np.float32(x[j])
-        p = p0[j] + u * p1[j]
-        w = w0[j] + u * w1[j]
-        w = zero if (value <= low) | (value >= high) else w
-        s[j] = w * (value * a[j] - o[j] - baseline) * inverse_gain
-        t[j] = w * p
-    for j in range(end, signal.shape[0]):
-        signal[j] = zero
-        power[j] = zero
-
-
-@njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
-def _convolve_two(signal, power, first, h0, h1, ring, slot, phase, across, length):
-    """Two taps of the kernel, of neighbouring samples: one phase of a line's columns; all float32."""
-    k = phase * across
-    numerator, weight = ring[slot, k : k + across], ring[slot, length + k : length + k + across]
-    square = ring[slot, 2 * length + k : 2 * length + k + across]
-    s0, s1, w0, w1 = signal[first:], signal[first + 1 :], power[first:], power[first + 1 :]
-    for i in range(across):
-        numerator[i] = h0 * s0[i] + h1 * s1[i]
-        a, b = h0 * w0[i], h1 * w1[i]
-        weight[i] = a + b
-        square[i] = h0 * a + h1 * b
-
-
-@njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
-def _convolve_four(signal, power, first, h0, h1, h2, h3, ring, slot, phase, across, length):
-    """Four taps of the kernel, of neighbouring samples: one phase of a line's columns; all float32."""
-    k = phase * across
-    numerator, weight = ring[slot, k : k + across], ring[slot, length + k : length + k + across]
-    square = ring[slot, 2 * length + k : 2 * length + k + across]
-    s0, s1, s2, s3 = signal[first:], signal[first + 1 :], signal[first + 2 :], signal[first + 3 :]
-    w0, w1, w2, w3 = power[first:], power[first + 1 :], power[first + 2 :], power[first + 3 :]
-    for i in range(across):
-        numerator[i] = h0 * s0[i] + h1 * s1[i] + h2 * s2[i] + h3 * s3[i]
-        a, b, c, d = h0 * w0[i], h1 * w1[i], h2 * w2[i], h3 * w3[i]
-        weight[i] = a + b + c + d
-        square[i] = h0 * a + h1 * b + h2 * c + h3 * d
-
-
-@njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
-def _add_four_taps(signal, power, first, h0, h1, h2, h3, ring, slot, phase, across, length):
-    """Add four further taps to what is there, see :func:`_convolve_four`."""
-    k = phase * across
-    numerator, weight = ring[slot, k : k + across], ring[slot, length + k : length + k + across]
-    square = ring[slot, 2 * length + k : 2 * length + k + across]
-    s0, s1, s2, s3 = signal[first:], signal[first + 1 :], signal[first + 2 :], signal[first + 3 :]
-    w0, w1, w2, w3 = power[first:], power[first + 1 :], power[first + 2 :], power[first + 3 :]
-    for i in range(across):
-        numerator[i] += h0 * s0[i] + h1 * s1[i] + h2 * s2[i] + h3 * s3[i]
-        a, b, c, d = h0 * w0[i], h1 * w1[i], h2 * w2[i], h3 * w3[i]
-        weight[i] += a + b + c + d
-        square[i] += h0 * a + h1 * b + h2 * c + h3 * d
-
-
-@njit(nogil=True, cache=True)
-def _gaussian_taps(first, step, count, taps):
-    """exp(-x²/2) at ``count`` places x = first, first + step, … into ``taps``; each follows from the last two."""
-    h = math.exp(-0.5 * first * first)
-    ratio = math.exp(-step * (first + 0.5 * step))
-    bend = math.exp(-step * step)
-    for i in range(count):
-        taps[i] = h
-        h *= ratio
-        ratio *= bend
-
-
-@njit(nogil=True, cache=True)
-def _spread(signal, power, place, step, sigma, reach, taps, ring, slot, columns):
-    """Add each sample to the columns that its kernel reaches; for a grid whose columns are no whole share of a sample.
-
-    ``place`` of the first sample, ``step`` to the next, ``sigma`` and ``reach`` in columns.
-    """
-    for j in range(signal.shape[0]):
-        if power[j] == 0:
-            continue
-        here = place + j * step
-        first, last = max(0, math.ceil(here - reach)), min(columns - 1, math.floor(here + reach))
-        _gaussian_taps((first - here) / sigma, 1.0 / sigma, last + 1 - first, taps)
-        for i in range(last + 1 - first):
-            ring[slot, first + i] += taps[i] * signal[j]
-            ring[slot, columns + first + i] += taps[i] * power[j]
-            ring[slot, 2 * columns + first + i] += taps[i] * taps[i] * power[j]
-
-
-@njit(nogil=True, cache=True)
-def _grid_line(
-    samples, origin, start, delay, baseline, gain, tables, limits, first_tau, columns_per_sample, sigma, phases, signal,
-    power, taps, ring, slot,
-):  # fmt: skip
-    """Spread a line's samples along the line: numerator, weight and square of its columns into ``ring[slot]``.
-
-    The line starts ``delay`` after ``start``. Positions on it are not computed from sample numbers, which would round
-    otherwise for other origins.
-
-    ring: float32 (lines, 3·P·Q). Where P = ``phases`` columns make a sample, column P·i + r lies at r·Q + i: all
-    samples of the line then meet the columns of a phase alike, and gridding is one short convolution per phase,
-    contiguous in memory. signal, power: float32 (samples that reach the image); taps: float32, room for the kernel.
-    """
-    scale, shift, light = tables[0], tables[1], tables[2]
-    width = signal.shape[0]
-    length = ring.shape[1] // 3
-    reach = _KERNEL_REACH * sigma
-    first_lit = math.ceil(start)
-    lead = first_lit - start - delay  # position of sample first_lit, from here on 0 to 1
-    first_lit, lead = first_lit - math.floor(lead), lead - math.floor(lead)
-    ahead = math.ceil(first_tau - reach - lead)
-    first = first_lit + ahead
-    begin = max(0, max(first_lit, origin) - first)
-    end = min(width, min(first_lit + light.shape[2], origin + samples.shape[0]) - first)
-    if end <= begin:
-        ring[slot] = np.float32(0.0)
-        return
-    steps = light.shape[0]
-    place = lead * steps
-    row = min(int(place), steps - 1)
-    _signal_and_power(
-        samples, first + begin - origin, scale, shift, (first + begin) % CONVERTERS, light, row,
-        begin + ahead, np.float32(place - row), np.float32(baseline), np.float32(1.0 / gain),
-        np.float32(limits[0]), np.float32(limits[1]), begin, end, signal, power,
-    )  # fmt: skip
-    # columns, counted from the image's first, that the first sample reaches
-    here, reach = (ahead + lead - first_tau) * columns_per_sample, reach * columns_per_sample
-    sigma = sigma * columns_per_sample
-    if phases == 1 and columns_per_sample != 1.0:
-        ring[slot] = np.float32(0.0)
-        _spread(signal, power, here, columns_per_sample, sigma, reach, taps, ring, slot, length)
-        return
-    lowest, highest = math.ceil(here - reach), math.floor(here + reach)
-    _gaussian_taps((lowest - here) / sigma, 1.0 / sigma, highest + 1 - lowest, taps)
-    zero, across = np.float32(0.0), length // phases
-    for r in range(phases):
-        # column r of a sample is reached from ``before`` samples further on, by tap r - phases·before
-        before = max(0, math.ceil((r - highest) / phases))
-        tap = r - phases * before - lowest
-        if tap < phases:  # one tap, or none
-            h0, tap = taps[tap] if tap >= 0 else zero, -1
-            _convolve_two(signal, power, before, h0, zero, ring, slot, r, across, length)
-        elif tap < 2 * phases:
-            _convolve_two(signal, power, before, taps[tap], taps[tap - phases], ring, slot, r, across, length)
-            tap = -1
-        else:
-            h0, h1, h2 = taps[tap], taps[tap - phases], taps[tap - 2 * phases]
-            h3 = taps[tap - 3 * phases] if tap >= 3 * phases else zero
-            _convolve_four(signal, power, before, h0, h1, h2, h3, ring, slot, r, across, length)
-        while tap >= 4 * phases:
-            before += 4
-            tap -= 4 * phases
-            h1 = taps[tap - phases] if tap >= phases else zero
-            h2 = taps[tap - 2 * phases] if tap >= 2 * phases else zero
-            h3 = taps[tap - 3 * phases] if tap >= 3 * phases else zero
-            _add_four_taps(signal, power, before, taps[tap], h1, h2, h3, ring, slot, r, across, length)
-
-
-@njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
-def _four_lines(ring, i0, i1, i2, i3, h0, h1, h2, h3, total):
-    """Four lines of ``ring`` into a row; the last third, squares, with the squares of their weights; all float32."""
-    split = total.shape[0] // 3 * 2
-    a, b, c, d = ring[i0], ring[i1], ring[i2], ring[i3]
-    for i in range(split):
-        total[i] = h0 * a[i] + h1 * b[i] + h2 * c[i] + h3 * d[i]
-    a, b, c, d, total = a[split:], b[split:], c[split:], d[split:], total[split:]
-    h0, h1, h2, h3 = h0 * h0, h1 * h1, h2 * h2, h3 * h3
-    for i in range(total.shape[0]):
-        total[i] = h0 * a[i] + h1 * b[i] + h2 * c[i] + h3 * d[i]
-
-
-@njit(nogil=True, cache=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
-def _add_four_lines(ring, i0, i1, i2, i3, h0, h1, h2, h3, total):
-    """Add four further lines to what is there, see :func:`_four_lines`."""
-    split = total.shape[0] // 3 * 2
-    a, b, c, d = ring[i0], ring[i1], ring[i2], ring[i3]
-    for i in range(split):
-        total[i] += h0 * a[i] + h1 * b[i] + h2 * c[i] + h3 * d[i]
-    a, b, c, d, total = a[split:], b[split:], c[split:], d[split:], total[split:]
-    h0, h1, h2, h3 = h0 * h0, h1 * h1, h2 * h2, h3 * h3
-    for i in range(total.shape[0]):
-        total[i] += h0 * a[i] + h1 * b[i] + h2 * c[i] + h3 * d[i]
-
-
-@njit(nogil=True, cache=True, forceinline=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _divide(total, floors, image, spread):
-    """Transmission and its standard deviation where the weight is above its floor, else NaN and inf; float32 (n,)."""
-    n = floors.shape[0]
-    numerator, weight, square = total[:n], total[n : 2 * n], total[2 * n :]
-    nothing, never = np.float32(np.nan), np.float32(np.inf)
-    one, tiny = np.float32(1.0), np.float32(1e-30)
-    for i in range(n):
-        inverse = one / max(weight[i], tiny)
-        image[i] = numerator[i] * inverse if weight[i] > floors[i] else nothing
-        spread[i] = np.sqrt(square[i]) * inverse if weight[i] > floors[i] else never
-
-
-@njit(nogil=True, cache=True)
-def _interleave(phased, phases, image, row):
-    """Columns in order into ``image[row]``, from phase-major ones; the usual two and three phases apart, since the
-    compiler writes them in vectors."""
-    out = image[row]
-    across, columns = phased.shape[0] // phases, out.shape[0]
-    whole = columns // phases
-    if phases == 2:
-        one, two = phased[:across], phased[across:]
-        for i in range(whole):
-            out[2 * i] = one[i]
-            out[2 * i + 1] = two[i]
-    elif phases == 3:
-        one, two, three = phased[:across], phased[across : 2 * across], phased[2 * across :]
-        for i in range(whole):
-            out[3 * i] = one[i]
-            out[3 * i + 1] = two[i]
-            out[3 * i + 2] = three[i]
-    else:
-        for i in range(whole):
-            for r in range(phases):
-                out[i * phases + r] = phased[r * across + i]
-    for q in range(whole * phases, columns):
-        out[q] = phased[(q - whole * phases) * across + whole]
-
-
-@njit(nogil=True, cache=True)
-def _mark_known(image, known, row):
-    one, mark = image[row], known[row]
-    for q in range(one.shape[0]):
-        mark[q] = one[q] == one[q]
-
-
-@njit(nogil=True, cache=True)
-def _aligned(size):
-    """Room for some float32, from the beginning of a cache line on: vectors across two take twice the time."""
-    room = np.empty(size + _ALIGNED, np.float32)
-    ahead = -(room.ctypes.data // 4) % _ALIGNED
-    return room[ahead : ahead + size]
-
-
-@njit(nogil=True, cache=True)
-def grid_image(samples, origin, starts, fits, tables, limits, grid, transmission, std, known, skipped_rows=0):
-    """Image of lines, each sample at its true place, by weighted least squares per pixel.
-
-    Pixel value = numerator / weight estimates the transmission with Gaussian weights in line and position times the
-    light's squared signal to noise; square / weight² is its variance. starts: float64 (N,); fits: float64 (N, 9) of
-    :func:`fit_lines`. tables = (scale, shift, light, variance, usable, peak), see line_fit.ImageTables; grid =
-    (line of row 0 counted from starts[0], lines per row, position of column 0, columns per sample, sigma in lines,
-    sigma in samples). transmission, std: float32, known: bool, all (rows, columns); they begin ``skipped_rows`` after
-    row 0: an image made in pieces has the rows of one made at once, to the last bit.
-    Lines are spread along the line once, and kept only as long as a row is in reach.
-    """
-    first_row, row_step, first_tau, columns_per_sample, sigma_lines, sigma = grid
-    variance, usable, peak = tables[3], tables[4], tables[5]
-    rows, columns = transmission.shape
-    whole = int(columns_per_sample)
-    phases = whole if whole == columns_per_sample else 1
-    across = ((columns + phases - 1) // phases + _ALIGNED - 1) // _ALIGNED * _ALIGNED
-    length = across * phases
-    reach, reach_lines = _KERNEL_REACH * sigma, _KERNEL_REACH * sigma_lines
-    width = int(length / columns_per_sample + 2.0 * reach) + 8
-    kept = int(2.0 * reach_lines) + 2
-    signal, power = np.empty(width, np.float32), np.empty(width, np.float32)
-    taps = np.empty(int(2.0 * reach * columns_per_sample) + 4, np.float32)
-    ring = _aligned(kept * 3 * length).reshape(kept, 3 * length)
-    slots, heights, usual = np.empty(kept + 4, np.int64), np.empty(kept + 4, np.float32), np.empty(kept + 4, np.float32)
-    total, phased, phased_std = _aligned(3 * length), _aligned(length), _aligned(length)
-    # a pixel that only one side or the far tail of the kernel reaches is a guess, not a measurement
-    floors = _aligned(length)
-    floors[:] = np.float32(np.inf)
-    fine = usable.shape[0] // variance.shape[0]
-    for q in range(columns):
-        tau = first_tau + q / columns_per_sample
-        good = True
-        for side in range(-1, 2):
-            i = math.floor((tau + side * sigma) * fine + 0.5)
-            good &= i >= 0 and i < usable.shape[0] and usable[i]
-        floors[q % phases * across + q // phases] = 0.0 if good else np.inf
-    noisiest = 0.0
-    last_tau = first_tau + (columns - 1) / columns_per_sample
-    for i in range(max(0, math.floor(first_tau - reach)), min(variance.shape[0], math.ceil(last_tau + reach) + 1)):
-        noisiest = max(noisiest, variance[i])
-    full = 2.0 * math.pi * sigma_lines * sigma * peak * peak / max(noisiest, 1e-30)
-    floors += np.float32(_LEAST_WEIGHT * full)
-    done = 0
-    for r in range(rows):
-        centre = first_row + (skipped_rows + r) * row_step
-        whole_line = math.floor(centre)  # apart from its fraction, which is the same wherever lines are counted from
-        centre -= whole_line
-        first = max(0, whole_line + math.ceil(centre - reach_lines))
-        last = min(starts.shape[0] - 1, whole_line + math.floor(centre + reach_lines))
-        for n in range(max(done, first), last + 1):
-            if np.isfinite(fits[n, 1]):
-                _grid_line(
-                    samples, origin, starts[n], fits[n, 0], fits[n, 3], fits[n, 4], tables, limits, first_tau,
-                    columns_per_sample, sigma, phases, signal, power, taps, ring, n % kept,
-                )  # fmt: skip
-        done = max(done, last + 1)
-        if last >= first:
-            _gaussian_taps((first - whole_line - centre) / sigma_lines, 1.0 / sigma_lines, last + 1 - first, usual)
-        count = 0
-        for n in range(first, last + 1):
-            if np.isfinite(fits[n, 1]):
-                slots[count], heights[count] = n % kept, usual[n - first]
-                count += 1
-        for k in range(count, count + 4):  # lines without weight to make up whole fours, one four at least
-            slots[k], heights[k] = slots[0] if count else 0, np.float32(0.0)
-        if count == 0:
-            ring[0] = np.float32(0.0)
-        _four_lines(
-            ring, slots[0], slots[1], slots[2], slots[3], heights[0], heights[1], heights[2], heights[3], total
-        )  # fmt: skip
-        for k in range(4, count, 4):
-            _add_four_lines(
-                ring, slots[k], slots[k + 1], slots[k + 2], slots[k + 3],
-                heights[k], heights[k + 1], heights[k + 2], heights[k + 3], total,
-            )  # fmt: skip
-        _divide(total, floors, phased, phased_std)
-        _interleave(phased, phases, transmission, r)
-        _interleave(phased_std, phases, std, r)
-        _mark_known(transmission, known, r)
-
-
-@njit(nogil=True, cache=True)
-def image_events(
-    samples, origin, starts, lines, windows, grids, place, line_tables, limits, priors, chi2_limit, tables,
-    transmission, std, known, saturated,
-):  # fmt: skip
-    """Fit the lines of many windows, beside the window, and make their images: see :func:`grid_image`.
-
-    starts: float64, of all lines.
-    Of each of N windows: lines int64 (N, 2), its first and last + 1 in ``starts``; windows float64 (N, 2), first and
-    last position; grids float64 (N, 6), see :func:`grid_image`; place int64 (N, 3), where its pixels begin in
-    transmission, std (float32) and known (bool), and its rows and columns. saturated: int64 (N,), samples on a rail.
-    """
-    for n in range(lines.shape[0]):
-        begin, rows, columns = place[n, 0], place[n, 1], place[n, 2]
-        end = begin + rows * columns
-        own = starts[lines[n, 0] : lines[n, 1]]
-        fits = np.empty((own.shape[0], 9))
-        g = grids[n]
-        window = windows[n, 0], windows[n, 1]
-        register_lines(samples, origin, own, line_tables, limits, priors, chi2_limit, window, fits)
-        grid_image(
-            samples, origin, own, fits, tables, limits, (g[0], g[1], g[2], g[3], g[4], g[5]),
-            transmission[begin:end].reshape(rows, columns), std[begin:end].reshape(rows, columns),
-            known[begin:end].reshape(rows, columns),
-        )  # fmt: skip
-        on_rail = 0.0
-        for k in range(fits.shape[0]):
-            on_rail += fits[k, 6]
-        saturated[n] = int(on_rail)
-
-
 @njit(nogil=True, cache=True)
 def leave_one_line_out(
     samples, origin, starts, fits, inverse_gain, offset, low, high, light, variance, usable, table_start,
@@ -1575,30 +1215,3 @@ def follow_bursts(samples, turn, state, tables, limits, priors, chi2_limit, rule
     if lost:  # no burst is missed when looked at closely
         return count, max(int(state[START] + lines * state[PERIOD]), 0)
     return count, -1
-
-
-@njit(nogil=True, cache=True)
-def weigh_lines(samples, origin, starts, fits, tables, limits, first_tau, signal, power, place):
-    """p·y/v and p²/v of lines' samples from position ``first_tau`` on, y their light without baseline, of unit gain.
-
-    signal, power: float32 (N, W), zero for what does not count: on a rail, not usable, not there. place: float64 (N,),
-    position τ of each line's first sample. Other arguments as for :func:`grid_image`.
-    """
-    scale, shift, light = tables[0], tables[1], tables[2]
-    steps = light.shape[0]
-    for n in range(starts.shape[0]):
-        start = starts[n] + fits[n, 0]
-        first, first_lit = math.ceil(start + first_tau), math.ceil(start)
-        place[n] = first - start
-        begin = max(0, max(first_lit, origin) - first)
-        end = min(signal.shape[1], min(first_lit + light.shape[2], origin + samples.shape[0]) - first)
-        if end <= begin or not np.isfinite(fits[n, 1]):
-            signal[n, :], power[n, :] = np.float32(0.0), np.float32(0.0)
-            continue
-        fraction = (first_lit - start) * steps
-        row = min(int(fraction), steps - 1)
-        _signal_and_power(
-            samples, first + begin - origin, scale, shift, (first + begin) % CONVERTERS, light, row,
-            first + begin - first_lit, np.float32(fraction - row), np.float32(fits[n, 3]), np.float32(1.0 / fits[n, 4]),
-            np.float32(limits[0]), np.float32(limits[1]), begin, end, signal[n], power[n],
-        )  # fmt: skip

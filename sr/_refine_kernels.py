@@ -281,7 +281,7 @@ def _turn_direction(direction, prior, smoothed, residual, share, inverse_density
 def solve(signal, power, laid, phases, density, factors, tolerance, most_steps, image, support):
     """Image that minimises ½·Σ power·(seen - value)² + its roughness, by preconditioned conjugate gradients.
 
-    signal, power: float32 (N, W), p·y/v and p²/v of the samples, see _kernels.weigh_lines. laid: see
+    signal, power: float32 (N, W), p·y/v and p²/v of the samples, see _grid_kernels.weigh_lines. laid: see
     :func:`lay_lines`. factors: of :func:`factor_smoothness`, along rows and columns. The roughness is
     density/2·xᵀ(S - 1)x with S the product of the two smoothness operators; density·S, inverted exactly, is the
     preconditioner. Its own product with a direction follows from the recursion, and is never formed.

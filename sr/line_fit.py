@@ -10,6 +10,8 @@ from .background import Background
 
 # Steps per sample in which light is tabled for images; between them it is a straight line.
 IMAGE_STEPS = 32
+# Float32 of a cache line, as many as the widest vector.
+VECTOR = 16
 # Dark samples that tell a row's baseline; more cost more than they tell.
 _ROW_DARK_SAMPLES = 64
 
@@ -34,9 +36,17 @@ class LineTables:
         return self.arrays[2].shape[0] - 1
 
 
+def aligned_zeros(shape: tuple[int, ...]) -> np.ndarray:
+    """Zeros, float32, from the beginning of a cache line on: vectors across two take twice the time."""
+    size = int(np.prod(shape))
+    room = np.zeros(size + VECTOR, np.float32)
+    ahead = -(room.ctypes.data // 4) % VECTOR
+    return room[ahead : ahead + size].reshape(shape)
+
+
 @dataclass(frozen=True)
 class ImageTables:
-    """A :class:`Background` laid out for :func:`_kernels.grid_image`.
+    """A :class:`Background` laid out for :func:`_grid_kernels.grid_image`.
 
     arrays : tuple
         scale, shift : float32 (converters + K,), what turns codes into light, for a line that begins at any converter.
@@ -81,14 +91,18 @@ def image_tables(background: Background) -> ImageTables:
         axis=1,
     )
     gains = np.array(background.interleave_gain)
-    converter = np.arange(_kernels.CONVERTERS + positions) % gains.size
+    # no light and no weight up to a whole number of vectors, so that every fraction's tables begin with one
+    room = -(-positions // VECTOR) * VECTOR
+    converter = np.arange(_kernels.CONVERTERS + room) % gains.size
     scale = 1 / gains[converter]
     shift = np.array(background.interleave_offset_codes)[converter] * scale
+    aligned = aligned_zeros((IMAGE_STEPS, 4, room))
+    aligned[:, :, :positions] = light_and_weight
     fine = background.usable(np.arange(256 * positions) / 256)
     arrays = (
         scale.astype(np.float32),
         shift.astype(np.float32),
-        np.ascontiguousarray(light_and_weight, dtype=np.float32),
+        aligned,
         variance.max(axis=0),
         fine,
         background.peak(),

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from . import _kernels
+from . import _grid_kernels, _kernels
 from .background import Background
 from .errors import SignalError
 from .line_fit import ImageTables, LineTables, image_tables, line_fits, line_priors
@@ -250,7 +250,7 @@ def reconstruct(
     place = grid_place(grid, rows[0] - first_line, tau[0])
     if fits is None:
         fits = registered_fits(samples, origin, starts, background, tables)
-    _kernels.grid_image(
+    _grid_kernels.grid_image(
         samples, origin, starts, fits, own.arrays, own.limits, place, transmission, std, known, skipped_rows
     )
     return TransmissionImage(
@@ -347,9 +347,14 @@ def reconstruct_windows(
     require_dark_level(background)
     saturated = np.empty(len(windows.place), np.int64)
     own = image_tables_of(background, tables)
-    _kernels.image_events(
-        samples, origin, starts, windows.lines, windows.tau, windows.grids, windows.place, tables.arrays, tables.limits,
-        line_priors(background), tables.chi2_limit, own.arrays, transmission, std, known, saturated,
+    fits = np.empty((int((windows.lines[:, 1] - windows.lines[:, 0]).sum()), 9))
+    _kernels.register_windows(
+        samples, origin, starts, windows.lines, windows.tau, tables.arrays, tables.limits, line_priors(background),
+        tables.chi2_limit, fits, saturated,
+    )  # fmt: skip
+    _grid_kernels.grid_windows(
+        samples, origin, starts, fits, windows.lines, windows.grids, windows.place, own.arrays, own.limits,
+        transmission, std, known,
     )  # fmt: skip
     return saturated
 
@@ -369,7 +374,7 @@ def image_tables_of(background: Background, tables: LineTables) -> ImageTables:
 
 
 def grid_place(grid: Grid, first_row: float, first_tau: float) -> tuple[float, float, float, float, float, float]:
-    """``grid`` of :func:`_kernels.grid_image`: an image's first row, counted from the first line, and first column."""
+    """``grid`` of :func:`_grid_kernels.grid_image`; the first row is counted from the first line."""
     return (
         float(first_row),
         float(grid.lines_per_row),

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from . import _kernels
+from . import _grid_kernels
 from . import _refine_kernels as _refine
 from .background import Background
 from .line_fit import ImageTables, LineTables
@@ -257,7 +257,7 @@ def weigh_window(
     signal, power = np.empty((own.size, width), np.float32), np.empty((own.size, width), np.float32)
     place = np.empty(own.size)
     image = image_tables_of(background, tables)
-    _kernels.weigh_lines(
+    _grid_kernels.weigh_lines(
         samples, origin, own, fits[inside], image.arrays, image.limits, first_tau, signal, power, place
     )
     response = response_samples * phases

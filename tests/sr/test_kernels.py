@@ -226,86 +226,21 @@ def test_lines_are_registered_beside_a_known_window(rng: np.random.Generator) ->
         assert out[n, 0] == pytest.approx(epsilon - solution[2] / (1 + solution[1]), abs=2e-4)
 
 
-def image_setup(converters: int = 2) -> tuple:
-    """Image tables of light that rises along the line, 24 samples lit, for two converters; and the light."""
-
-    def light(tau: np.ndarray) -> np.ndarray:
-        return 40 + 2 * np.asarray(tau)
-
-    steps, positions = 4, 25
-    nodes = np.arange(positions) + np.arange(steps + 1)[:, None] / steps
-    p, w = light(nodes), light(nodes) / 0.5
-    usable = nodes < 24
-    both = usable[:-1] & usable[1:]
-    tabled = [p[:-1], np.diff(p, axis=0), np.where(both, w[:-1], 0), np.where(both, np.diff(w, axis=0), 0)]
-    scale = (1 / np.array([1.0, 1.1]))[np.arange(8 + positions) % converters]
-    shift = np.array([2.0, 3.0])[np.arange(8 + positions) % converters] * scale
-    fine = np.arange(16 * positions) / 16 < 24
-    arrays = [np.ascontiguousarray(a, dtype=np.float32) for a in (scale, shift, np.stack(tabled, axis=1))]
-    return (*arrays, np.full(positions, 0.5), fine, float(light(24.0))), light
-
-
-@pytest.mark.parametrize("columns_per_sample", [1.0, 2.0, 3.0, 2.5])
-def test_image_is_weighted_least_squares(columns_per_sample: float, rng: np.random.Generator) -> None:
-    """Oracle: every sample weighed into every pixel, in double precision."""
-    tables, light = image_setup()
-    starts = 5.3 + 31.37 * np.arange(9)
-    samples = rng.integers(30, 90, 280).astype(np.int16)  # the last line is cut
-    samples[100] = 127
-    fits = np.zeros((9, 9))
-    fits[:, 0], fits[:, 3], fits[:, 4] = rng.normal(0, 0.02, 9), rng.normal(0, 1, 9), rng.normal(1, 0.02, 9)
-    fits[4, 1] = np.inf
-    sigma_lines, sigma = 0.9, 0.6
-    grid = (1.2, 0.7, 3.1, columns_per_sample, sigma_lines, sigma)
-    shape = 9, int(23 * columns_per_sample)
-    image, std, known = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.bool_)
-    kernels.grid_image(samples, 0, starts, fits, tables, (-128.0, 127.0), grid, image, std, known)
-    row, tau = 1.2 + 0.7 * np.arange(shape[0]), 3.1 + np.arange(shape[1]) / columns_per_sample
-    numerator, weight, square = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    for n in np.flatnonzero(np.isfinite(fits[:, 1])):
-        k = np.arange(samples.size)
-        place = k - starts[n] - fits[n, 0]
-        kept = (place >= 0) & (np.ceil(place * 4) < 24 * 4) & (samples < 127)
-        k, place = k[kept], place[kept]
-        y = ((samples[k] - np.array([2.0, 3.0])[k % 2]) / np.array([1.0, 1.1])[k % 2] - fits[n, 3]) / fits[n, 4]
-        d, e = (place - tau[:, None]) / sigma, (n - row) / sigma_lines
-        h = np.exp(-0.5 * d**2) * (np.abs(d) <= 3)
-        g = np.exp(-0.5 * e**2) * (np.abs(e) <= 3)
-        p = light(place)
-        numerator += g[:, None] * (h @ (p * y / 0.5))
-        weight += g[:, None] * (h @ (p * p / 0.5))
-        square += g[:, None] ** 2 * (h**2 @ (p * p / 0.5))
-    np.testing.assert_array_equal(known, np.isfinite(image))
-    assert known.sum() > 0.5 * known.size
-    assert not known[:, tau + sigma > 24.1].any()
-    np.testing.assert_allclose(image[known], numerator[known] / weight[known], rtol=2e-5)
-    np.testing.assert_allclose(std[known], np.sqrt(square[known]) / weight[known], rtol=2e-5)
-    assert np.isinf(std[~known]).all()
-    inside = tau + sigma < 23.9
-    assert (weight[:, inside][~known[:, inside]] < 1e-4 * weight.max()).all()
-
-
-def test_image_events_fits_and_grids(rng: np.random.Generator) -> None:
-    """Two windows in flat arrays: what register_lines and grid_image make of each."""
+def test_windows_are_registered_one_by_one(rng: np.random.Generator) -> None:
+    """Two windows, the lines of one behind those of the other; samples on a rail are counted."""
     tables, priors, starts, samples = cell_lines(rng)
-    own, _ = image_setup(1)
-    limits, chi2_limit = (-1e9, 1e9), 1.15 * 60 + 6 * np.sqrt(120)
+    samples[75] = 127
+    limits, chi2_limit = (-1e9, 127.0), 1.15 * 60 + 6 * np.sqrt(120)
     lines, windows = np.array([[0, 3], [1, 3]]), np.array([[11.0, 20.0], [27.0, 33.0]])
-    grids = np.array([[0.0, 1.0, 8.0, 2.0, 0.5, 0.5], [0.0, 0.5, 24.0, 2.0, 0.5, 0.5]])
-    place = np.array([[0, 3, 20], [60, 4, 10]])
-    many = np.empty(100, np.float32), np.empty(100, np.float32), np.empty(100, np.bool_)
-    saturated = np.empty(2, np.int64)
-    kernels.image_events(
-        samples, 0, starts, lines, windows, grids, place, tables, limits, priors, chi2_limit, own, *many, saturated
-    )
-    for (first, stop), window, grid, (begin, rows, columns) in zip(lines, windows, grids, place, strict=True):
-        fits = np.empty((stop - first, 9))
-        kernels.register_lines(samples, 0, starts[first:stop], tables, limits, priors, chi2_limit, tuple(window), fits)
-        one = tuple(np.empty((rows, columns), array.dtype) for array in many)
-        kernels.grid_image(samples, 0, starts[first:stop], fits, own, limits, tuple(grid), *one)
-        for flat, image in zip(many, one, strict=True):
-            np.testing.assert_array_equal(flat[begin : begin + rows * columns].reshape(rows, columns), image)
-    assert (saturated == 0).all()
+    fits, saturated = np.empty((5, 9)), np.empty(2, np.int64)
+    known = tables, limits, priors, chi2_limit
+    kernels.register_windows(samples, 0, starts, lines, windows, *known, fits, saturated)
+    for (first, stop), window, out, count in zip(lines, windows, (fits[:3], fits[3:]), saturated, strict=True):
+        one = np.empty((stop - first, 9))
+        kernels.register_lines(samples, 0, starts[first:stop], *known, tuple(window), one)
+        np.testing.assert_array_equal(out, one)
+        assert count == one[:, 6].sum()
+    assert (saturated == 1).all()
 
 
 def test_block_delay_ignores_stray_lines(rng: np.random.Generator) -> None:
