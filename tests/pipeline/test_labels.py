@@ -142,6 +142,21 @@ def test_a_cell_has_one_class_in_a_capture_and_in_its_stream(processed: Path, st
         assert a["probability"] == pytest.approx(b["probability"], abs=1e-3)
 
 
+def test_a_network_sees_the_same_in_a_capture_and_in_its_stream(
+    simulated: Path, calibrated: Calibration, tmp_path: Path
+) -> None:
+    """Its scores are two levels of the picture; where the two clocks part, they may differ by one level."""
+    (tmp_path / "pixels.onnx").write_bytes(pixels_model(temperature=100.0))
+    model = load_cell_model(tmp_path / "pixels.onnx")
+    process_capture(simulated, tmp_path / "p", SETTINGS, model=model)
+    stream(simulated, calibrated, model, tmp_path / "l")
+    batch, live = rows_of(tmp_path / "p" / "simulated.parquet"), rows_of(tmp_path / "l" / "live.parquet")
+    assert len(batch) == len(live) > 10
+    for a, b in zip(batch, live, strict=True):
+        assert a["label"] == b["label"]
+        assert a["probability"] == pytest.approx(b["probability"], abs=0.25 / 100)
+
+
 @pytest.mark.parametrize("kind", ["ensemble", "network"])
 def test_the_classes_follow_from_what_the_files_hold(
     processed: Path, model: CellModel, tmp_path: Path, kind: str
