@@ -13,7 +13,7 @@ __all__ = ["CARD_FORM", "CARD_KEY", "KINDS", "ModelCard", "ModelError", "read_ca
 CARD_KEY, CARD_FORM = "stretchscope", 1
 #: Kinds of model: a network sees pictures, an ensemble features.
 KINDS = ("network", "ensemble")
-_MOST_CLASSES = 4096
+_MOST_CLASSES, _LONGEST_NAME = 4096, 200
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,12 @@ def _check(card: ModelCard) -> None:
         raise ValueError(f"kind '{card.kind}' or polarity '{card.polarity}' is unknown")
     if not all(isinstance(name, str) and name for name in names):
         raise ValueError("a class or feature has no name")
+    if not all(name.isprintable() and len(name) <= _LONGEST_NAME for name in names):
+        raise ValueError(f"a name holds what cannot be printed, or is longer than {_LONGEST_NAME} characters")
     if not 1 < len(set(card.classes)) == len(card.classes) <= _MOST_CLASSES:
         raise ValueError(f"{len(card.classes)} classes, not 2 to {_MOST_CLASSES} different ones")
+    if not isinstance(card.in_um, bool):
+        raise ValueError(f"in_um is {card.in_um!r}, neither true nor false")
     if not isinstance(card.side_px, int) or not 0 <= card.side_px <= 1024:
         raise ValueError(f"pictures of {card.side_px} pixels a side")
     if card.pixel_um is not None and not 0 < card.pixel_um < math.inf:

@@ -41,10 +41,14 @@ OPERATORS = frozenset(
     ]
 )
 
+_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
+# Attributes whose numbers make an array larger than its input, and the largest number that is let through.
+_GROWING, _MOST_GROWTH = ("pads", "kernel_shape", "strides", "dilations", "output_padding"), 1024
 # Field numbers of onnx.proto: ModelProto, GraphProto, NodeProto, AttributeProto, TensorProto, ValueInfoProto.
 _MODEL_GRAPH, _MODEL_METADATA, _MODEL_FUNCTIONS = 7, 14, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 11, 12, 15
-_NODE_OPERATOR, _NODE_ATTRIBUTE = 4, 5
+_NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
+_ATTRIBUTE_NAME, _ATTRIBUTE_INTS = 1, 8
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = 5, 6, 10, 11, (22, 23)
 _TENSOR_DIMS, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 13, 14
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -130,12 +134,24 @@ def _check_node(node: memoryview, where: str) -> None:
             continue
         if number == _NODE_OPERATOR and _text(value) not in OPERATORS:
             raise ModelError(f"{where}: uses the operator '{_text(value)}'; only stretchscope's models are run")
+        if number == _NODE_DOMAIN and _text(value) not in _DOMAINS:
+            raise ModelError(f"{where}: uses an operator of '{_text(value)}'; only stretchscope's models are run")
         if number == _NODE_ATTRIBUTE:
+            _check_growth(value, where)
             for inner, content in _fields(value):
                 if inner in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS, *_ATTRIBUTE_SPARSE):
                     raise ModelError(f"{where}: holds sub-graphs; only stretchscope's models are run")
                 if inner in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS) and isinstance(content, memoryview):
                     _check_tensor(content, where)
+
+
+def _check_growth(attribute: memoryview, where: str) -> None:
+    names = [_text(v) for n, v in _fields(attribute) if n == _ATTRIBUTE_NAME and isinstance(v, memoryview)]
+    for number, value in _fields(attribute):
+        if number == _ATTRIBUTE_INTS and names and names[-1] in _GROWING:
+            for size in [value] if isinstance(value, int) else _varints(value):
+                if size > _MOST_GROWTH:  # a negative one is large, too
+                    raise ModelError(f"{where}: '{names[-1]}' of {size} pixels, more than {_MOST_GROWTH}")
 
 
 def _check_tensor(tensor: memoryview, where: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from ._picture_kernels import draw_squares
+from ._picture_kernels import draw_squares, mark_ends
 
 #: Grey levels per unit of transmission in a picture: a clear pixel has level 150, as in .rtdc files.
 LEVELS_PER_TRANSMISSION = 150.0
@@ -52,14 +52,13 @@ def pictures_of_crops(crops: np.ndarray, masks: np.ndarray, *, pixel_um: float |
     if crops.ndim != 3 or crops.shape != masks.shape:
         raise ValueError(f"crops and masks must have one shape (N, rows, columns), got {crops.shape} and {masks.shape}")
     count, rows, columns = crops.shape
-    scale = 1 / LEVELS_PER_TRANSMISSION if crops.dtype == np.uint8 else 1.0
+    values = crops if crops.dtype == np.uint8 else crops.astype(np.float32, copy=False)
     place = np.empty((count, 3), np.int64)
     place[:, 0] = np.arange(count) * (rows * columns)
     place[:, 1:] = rows, columns
-    top, bottom = _ends(masks.any(axis=2))
-    left, right = _ends(masks.any(axis=1))
-    squares = _squares(np.stack([top, bottom, left, right], axis=1))
-    return _draw(place, crops.astype(np.float32).ravel() * np.float32(scale), squares, pixel_um)
+    boxes = np.empty((count, 4), np.int64)
+    mark_ends(np.ascontiguousarray(masks, dtype=np.bool_), boxes)
+    return _draw(place, values.ravel(), _squares(boxes), pixel_um)
 
 
 def pictures_of_images(
@@ -93,9 +92,11 @@ def pictures_of_images(
     return _draw(place, values, _squares(boxes), pixel_um)
 
 
-def _draw(place: np.ndarray, transmission: np.ndarray, squares: np.ndarray, pixel_um: float | None) -> np.ndarray:
+def _draw(place: np.ndarray, values: np.ndarray, squares: np.ndarray, pixel_um: float | None) -> np.ndarray:
+    """Pictures of squares of images, whose flat values are grey levels (uint8) or transmission (float32)."""
+    per_value, clear = (1.0, LEVELS_PER_TRANSMISSION) if values.dtype == np.uint8 else (LEVELS_PER_TRANSMISSION, 1.0)
     levels = np.empty((len(place), SIDE_PX, SIDE_PX), np.uint8)
-    draw_squares(place, transmission, squares, np.float32(LEVELS_PER_TRANSMISSION), levels)
+    draw_squares(place, values, squares, np.float32(per_value), np.float32(clear), levels)
     pictures = np.empty(len(place), PICTURE_DTYPE)
     pictures["levels"], pictures["side"] = levels, squares[:, 2] * (pixel_um or 1.0)
     return pictures

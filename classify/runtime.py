@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 from scipy.special import softmax
 
-from .feature_table import feature_table
+from .feature_table import feature_names, feature_table
 from .model import ModelCard, ModelError, read_card
 from .onnx_file import MOST_BYTES, inspect_onnx
 from .pictures import LEVELS_PER_TRANSMISSION, pictures_of_crops
@@ -92,8 +92,15 @@ class Model:
         summary = inspect_onnx(content, where)
         self.where = where
         self.card = read_card(summary.metadata, where)
+        unknown = sorted(set(self.card.features) - set(feature_names(in_um=self.card.in_um)))
+        if unknown:
+            raise ModelError(
+                f"{where}: takes '{unknown[0]}', a feature that this version does not measure; train it anew"
+            )
         expected = _expected_inputs(self.card)
-        if summary.inputs != expected or summary.outputs.get("scores") != (None, len(self.card.classes)):
+        outputs = {"novelty": (None, 1)} | summary.outputs
+        known = {"scores": (None, len(self.card.classes)), "novelty": (None, 1)}
+        if summary.inputs != expected or outputs != known:
             raise ModelError(f"{where}: its inputs and outputs are not what its card says; train it anew")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -102,6 +109,9 @@ class Model:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors have no common base
             raise ModelError(f"{where}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+        types = {info.name: info.type for info in (*self._session.get_inputs(), *self._session.get_outputs())}
+        if types != {name: "tensor(uint8)" if name == "levels" else "tensor(float)" for name in types}:
+            raise ModelError(f"{where}: its inputs and outputs are not what its card says; train it anew")
         self._outputs = [name for name in ("scores", "novelty") if name in summary.outputs]
 
     def of_crops(
@@ -164,32 +174,41 @@ class Model:
         novelty = np.empty(count)
         for first in range(0, count, _BATCH):
             own = slice(first, min(first + _BATCH, count))
-            results = self._session.run(self._outputs, {name: _filled(values[own]) for name, values in fed.items()})
-            scores[own] = results[0][: own.stop - first]
-            if len(results) > 1:
-                novelty[own] = results[1][: own.stop - first, 0]
+            try:
+                results = self._session.run(self._outputs, {name: _filled(values[own]) for name, values in fed.items()})
+                scores[own] = results[0][: own.stop - first]
+                if len(results) > 1:
+                    novelty[own] = results[1][: own.stop - first, 0]
+            except Exception as error:  # as above; or what comes out has not the shape that was declared
+                raise ModelError(f"{self.where}: ONNX Runtime cannot run it: {_first_line(error)}") from error
         if len(self._outputs) == 1:
             novelty[:] = -scores.max(axis=1, initial=-np.inf)
+        senseless = ~np.isfinite(scores).all(axis=1)  # a network may overflow: what it says then is nothing
+        scores[senseless], novelty[senseless] = 0.0, np.inf
         probabilities = softmax(scores / self.card.temperature, axis=1)
-        return Verdicts(self.card.classes, probabilities, novelty, novelty > self.card.novelty_limit)
+        return Verdicts(self.card.classes, probabilities, novelty, ~(novelty <= self.card.novelty_limit))
 
 
 def load_model(path: Path) -> Model:
-    """Load a model file, of at most ``MOST_BYTES``.
+    """Load a model file; ModelError as in :func:`read_model` or as for ``Model``."""
+    return Model(read_model(path), str(path))
+
+
+def read_model(path: Path) -> bytes:
+    """Content of a model file.
 
     Raises
     ------
     ModelError
-        If it cannot be read, or as for ``Model``.
+        If it cannot be read, or has more than ``MOST_BYTES``.
     """
     try:
         size = path.stat().st_size
         if size > MOST_BYTES:
             raise ModelError(f"{path}: {size} bytes are more than a model of stretchscope has")
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return Model(content, str(path))
 
 
 def built_in_model(name: str = "phantoms") -> Model:

@@ -22,6 +22,7 @@ from .cells import Job
 from .crops import choose_crop_px
 from .execution import Execution
 from .full_image import is_whole, write_full_image
+from .labels import CellModel
 from .measure import Cell
 from .ome_tiff import write_ome_tiff
 from .quality import Candidate, best_candidates, measure_quality
@@ -32,6 +33,9 @@ from .settings import Settings
 from .stretches import State, grid_of, process_stretch, stretches
 from .survey import describe, require_dark_level, survey_capture
 
+# Cells of each class that the report shows.
+_EXAMPLES = 6
+
 
 def process_capture(
     path: str | os.PathLike[str],
@@ -41,6 +45,7 @@ def process_capture(
     overwrite: bool = False,
     resume: bool = False,
     full_image: bool = False,
+    model: CellModel | None = None,
     execution: Execution | None = None,
 ) -> dict[str, Any]:
     """Process one capture into a folder of results.
@@ -60,6 +65,8 @@ def process_capture(
         made anew.
     full_image : bool, optional
         Also write the super-resolved image of every line, as ``<stem>.image.h5`` and ``<stem>.image.ome.tif``.
+    model : CellModel, optional
+        What tells the cells' classes; without it they have none.
     execution : Execution, optional
         How to run it.
 
@@ -74,13 +81,15 @@ def process_capture(
         If the capture cannot be read or holds no usable signal.
     OutputError
         If the results exist or cannot be written.
+    ModelError
+        If the model takes sizes in µm, and the capture does not tell them.
     """
     path, folder = Path(path), Path(folder)
     settings, execution = (settings or Settings()).with_method("regularised"), execution or Execution()
     started = time.perf_counter()
     with open_capture(path, sample_rate_hz=settings.capture.sample_rate_hz) as capture:
-        recipe = _recipe(capture, settings)
-        files = ResultFiles(folder, path.stem, ())
+        recipe = _recipe(capture, settings, model)
+        files = ResultFiles(folder, path.stem, (), model)
         if any(output.samefile(path) for output in files.existing()):
             raise OutputError(f"{path}: a result would replace the capture itself; give another folder")
         finished = _finished_record(files, recipe) if resume else None
@@ -92,8 +101,12 @@ def process_capture(
             require_dark_level(survey, path)
             surveyed = time.perf_counter()
             job = Job(path, survey, settings)
+            if model is not None:
+                model.check_scale(job.setup.pixel_um(grid_of(job, None)), path)
             files.columns = columns_of(
-                calibrated=survey.geometry.calibrated, position_um=survey.geometry.um_per_sample is not None
+                calibrated=survey.geometry.calibrated,
+                position_um=survey.geometry.um_per_sample is not None,
+                model=model,
             )
             if finished is not None and files.complete(full_image=False):
                 record = _add_image(job, files, recipe, execution, finished)
@@ -131,32 +144,36 @@ def _run(
     progress = files.read_checkpoint() if resume else None
     if progress is not None and progress.recipe == recipe:
         kernel = (progress.kernel[0], progress.kernel[1])
-        is_open = files.resume(_rtdc_metadata(capture, job, grid_of(job, kernel)), progress)
+        is_open = files.resume(_rtdc_metadata(capture, job, grid_of(job, kernel), files.model), progress)
         if is_open:
             next_stretch = progress.stretch
             recent = [(box[0], box[1], box[2], box[3]) for box in progress.recent]
             state = State(
-                kernel, progress.crop_px, progress.carry, progress.carry_line, recent,
+                kernel, progress.crop_px, progress.labels, progress.carry, progress.carry_line, recent,
                 [Candidate.of(numbers) for numbers in progress.candidates], progress.counts,
             )  # fmt: skip
     best: list[Cell] = []
+    examples: dict[str, list[Cell]] = {}
     for index, stretch in enumerate(stretches(job.survey)):
         if index < next_stretch:
             continue
         cells = process_stretch(job, stretch, state, execution)
-        best = sorted([*best, *cells], key=lambda c: -c.row["significance"])[:24]
         state.candidates = best_candidates(state.candidates, cells)
         state.counts["cells"] += len(cells)
         if state.kernel is not None:  # until the first event has chosen it, there is nothing to write
             if not is_open:
                 state.crop_px = job.settings.image.crop_px or choose_crop_px(cells)
-                files.start(_rtdc_metadata(capture, job, grid_of(job, state.kernel)), state.crop_px)
+                files.start(_rtdc_metadata(capture, job, grid_of(job, state.kernel), files.model), state.crop_px)
                 is_open = True
-            files.append(cells)
+            cells = files.append(cells)
+            best = _most_significant([*best, *cells], 24)
+            if files.model is not None:
+                _sort_by_class(cells, state.labels, examples)
             boxes = [list(box) for box in state.recent]
             files.checkpoint(
                 Progress(
-                    recipe, index + 1, *files.position(), state.counts, list(state.kernel), state.crop_px, boxes,
+                    recipe, index + 1, *files.position(), state.counts, list(state.kernel), state.crop_px,
+                    state.labels, boxes,
                     [c.numbers() for c in state.candidates], state.carry_line, state.carry,
                 )
             )  # fmt: skip
@@ -165,10 +182,10 @@ def _run(
     found = time.perf_counter()
     grid = grid_of(job, state.kernel)
     if not is_open:
-        files.start(_rtdc_metadata(capture, job, grid), job.settings.image.crop_px or choose_crop_px([]))
-    record = _record(capture, job, grid, state, recipe)
+        files.start(_rtdc_metadata(capture, job, grid, files.model), job.settings.image.crop_px or choose_crop_px([]))
+    record = _record(capture, job, grid, state, recipe, files.model)
     record["quality"] = measure_quality(job, grid, state.candidates, execution)
-    documents = make_documents(job, grid, record, best, files.rows())
+    documents = make_documents(job, grid, record, best, files.rows(), examples)
     record["timings_s"] = {
         "survey": times[1] - times[0],
         "cells": found - times[1],
@@ -201,8 +218,21 @@ def _add_image(
     return record
 
 
-def _recipe(capture: Capture, settings: Settings) -> str:
-    content = json.dumps([__version__, capture.digest(), settings.as_dict()], sort_keys=True)
+def _most_significant(cells: list[Cell], count: int) -> list[Cell]:
+    return sorted(cells, key=lambda cell: -cell.row["significance"])[:count]
+
+
+def _sort_by_class(cells: list[Cell], counts: dict[str, int], examples: dict[str, list[Cell]]) -> None:
+    """Count cells by their label, and keep the most significant of each for the report."""
+    for label in sorted({cell.row["label"] for cell in cells}):
+        own = [cell for cell in cells if cell.row["label"] == label]
+        counts[label] = counts.get(label, 0) + len(own)
+        examples[label] = _most_significant([*examples.get(label, []), *own], _EXAMPLES)
+
+
+def _recipe(capture: Capture, settings: Settings, model: CellModel | None) -> str:
+    parts = [__version__, capture.digest(), settings.as_dict(), *([] if model is None else [model.sha256])]
+    content = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -217,7 +247,7 @@ def _finished_record(files: ResultFiles, recipe: str) -> dict[str, Any] | None:
         raise OutputError(f"{path}: not a run record; move it away, or give --overwrite") from error
     if record.get("recipe") != recipe:
         raise OutputError(
-            f"{path}: a finished run with another capture, settings or version; "
+            f"{path}: a finished run with another capture, settings, model or version; "
             "give --overwrite to replace it, or another folder"
         )
     return record
@@ -264,7 +294,7 @@ def _remove_folders(made: list[Path]) -> None:
             return
 
 
-def _rtdc_metadata(capture: Capture, job: Job, grid: Grid) -> RtdcMetadata:
+def _rtdc_metadata(capture: Capture, job: Job, grid: Grid, model: CellModel | None) -> RtdcMetadata:
     known = capture.metadata
     return rtdc_metadata(
         job.setup,
@@ -274,10 +304,13 @@ def _rtdc_metadata(capture: Capture, job: Job, grid: Grid) -> RtdcMetadata:
         sample=capture.path.stem,
         run_identifier=capture.digest()[:32],
         start=datetime.fromisoformat(known.start_time) if known.start_time else None,
+        model=model,
     )
 
 
-def _record(capture: Capture, job: Job, grid: Grid, state: State, recipe: str) -> dict[str, Any]:
+def _record(
+    capture: Capture, job: Job, grid: Grid, state: State, recipe: str, model: CellModel | None
+) -> dict[str, Any]:
     counts = state.counts
     short = capture.samples - sum(segment.samples for segment in job.survey.segments)
     signal = describe(capture, job.survey, counts["samples_saturated"])
@@ -290,6 +323,7 @@ def _record(capture: Capture, job: Job, grid: Grid, state: State, recipe: str) -
         "machine": platform.machine(),
         "capture": {"file": capture.path.name, "digest": capture.digest(), **asdict(capture.metadata)},
         "settings": job.settings.as_dict(),
+        "model": None if model is None else model.as_dict(),
         "recipe": recipe,
         "signal": signal,
         "grid": asdict(grid) | {"pixel_um": job.setup.pixel_um(grid)},
@@ -306,4 +340,5 @@ def _record(capture: Capture, job: Job, grid: Grid, state: State, recipe: str) -
             "events_of_one_cell": counts["events_of_one_cell"],
             "cells": counts["cells"],
         },
+        "classes": None if model is None else model.all_counts(state.labels),
     }

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from .execution import Execution
+    from .labels import CellModel
     from .settings import Settings
 
 
@@ -54,6 +55,7 @@ DarkLevel = Annotated[
 ]
 FlowSpeed = Annotated[float | None, typer.Option("--flow-speed", metavar="M_PER_S", help="Flow speed.")]
 FieldOfView = Annotated[float | None, typer.Option("--field-of-view", metavar="UM", help="Length of the imaged line.")]
+ModelFile = Annotated[Path | None, typer.Option("--model", metavar="ONNX", help="Model that tells each cell's class.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, max=256, help="Threads; default: one per core.")]
 
 
@@ -217,6 +219,7 @@ def process(
     overwrite: Overwrite = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a broken run, keep a finished one.")] = False,
     settings_file: SettingsFile = None,
+    model_file: ModelFile = None,
     full_image: Annotated[
         bool, typer.Option("--full-image", help="Also write the image of every line, for Python, napari and Fiji.")
     ] = False,
@@ -249,15 +252,22 @@ def process(
         flow_speed_m_per_s=flow_speed,
         field_of_view_um=field_of_view,
     )
+    model = _model(model_file)
     with _execution(workers, scheduler, chunk_samples) as execution:
         failed = sum(
             not _process_one(
-                path, output, settings, execution, overwrite=overwrite, resume=resume, full_image=full_image
+                path, output, settings, execution, model, overwrite=overwrite, resume=resume, full_image=full_image
             )
             for path in captures
         )
     if failed:
         raise typer.Exit(2 if failed == len(captures) else 1)
+
+
+def _model(path: Path | None) -> "CellModel | None":
+    from .labels import load_cell_model
+
+    return None if path is None else load_cell_model(path)
 
 
 @contextmanager
@@ -284,6 +294,7 @@ def _process_one(
     output: Path,
     settings: "Settings",
     execution: "Execution",
+    model: "CellModel | None",
     *,
     overwrite: bool,
     resume: bool,
@@ -297,7 +308,7 @@ def _process_one(
     try:
         with _progress(path.name) as progress:
             record = process_capture(
-                path, output, settings, overwrite=overwrite, resume=resume, full_image=full_image,
+                path, output, settings, overwrite=overwrite, resume=resume, full_image=full_image, model=model,
                 execution=replace(execution, progress=progress),
             )  # fmt: skip
     except ValueError as error:
@@ -312,7 +323,14 @@ def _process_one(
         f"{path}: {counted['cells']} cells in {counted['lines']} lines, line period "
         f"{signal['line_period_samples']:.7g} samples; see {output / path.stem}.html"
     )
+    _say_classes(record["classes"])
     return True
+
+
+def _say_classes(counts: dict[str, int] | None) -> None:
+    if counts is not None:
+        found = sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])
+        _say("classes: " + (", ".join(f"{counts[name]} {name}" for name in found) or "none"))
 
 
 @app.command()
@@ -417,6 +435,7 @@ def stream(
     overwrite: Overwrite = False,
     workers: Workers = None,
     settings_file: SettingsFile = None,
+    model_file: ModelFile = None,
     images: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the cells with an image; the others get fewer features.")
     ] = 1.0,
@@ -465,19 +484,22 @@ def stream(
     with ExitStack() as stack, Ending() as ending:
         if folder is not None:
             check_folder(folder, stem, overwrite)  # before all that takes long
+        model = _model(model_file)
         if simulated:
             opened, calibration = _simulated_stream(
                 rate, cells_per_second, flow_speed or 2.0, loop_samples, seed, settings, paced=not unpaced
             )
         else:
             opened, calibration = _replayed_stream(stack, Path(source), rate, settings, paced=not unpaced)
+        if model is not None:
+            model.check_scale(calibration.setup.pixel_um(calibration.grid), source)
         _say("compiling the kernels (kept for the next start)")
-        warm_up(opened, calibration, files=folder is not None)
+        warm_up(opened, calibration, files=folder is not None, model=model)
         for warning in calibration.warnings:
             _say(f"warning: {warning}")
         record = run_stream(
             opened, calibration, folder=folder, stem=stem, duration_s=duration, overwrite=overwrite, workers=workers,
-            image_share=images, display=LiveDisplay(), on_start=ending.watch, say=_say,
+            image_share=images, model=model, display=LiveDisplay(), on_start=ending.watch, say=_say,
         )  # fmt: skip
     result = summary(record)
     if as_json:
@@ -488,6 +510,7 @@ def stream(
         f"realtime factor {result['realtime_factor']:.2f}, samples dropped: "
         + (", ".join(f"{n} {reason}" for reason, n in lost.items()) or "none")
     )
+    _say_classes(result["classes"])
     if record["error"] is not None:
         _say(f"error: {record['error']}")
     if result["cells_not_written"]:

@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from ..acquisition.source import Block, EndOfStream, Source, SourceError
 from ..sr.detect import BESIDE_FLAGGED_ROWS, ROW_LINES, events_in_rows
 from ..sr.live_clock import LockedLines, TrackingClock
 from .crops import grey_crops
+from .labels import CellModel
 from .live_results import CellBatch, OutputThread
 from .live_setup import Calibration, calibrate_on_blocks, snapshot_samples
 from .measure import Images, Measured, Setup, margin_lines, measure_events
@@ -122,6 +124,7 @@ class Account:
     cells: int = 0
     images: int = 0
     rows_refused: int = 0
+    labels: dict[str, int] = field(default_factory=dict)
     most_fill: float = 0.0
 
     @property
@@ -210,6 +213,8 @@ class LivePipeline:
         Threads that work on blocks and events; by default one per core.
     image_share : float, optional
         Share of the cells that get an image and all features; the others get what the screen's sums tell.
+    model : CellModel, optional
+        What tells the class of cells with an image.
     """
 
     def __init__(
@@ -221,8 +226,9 @@ class LivePipeline:
         *,
         workers: int | None = None,
         image_share: float = 1.0,
+        model: CellModel | None = None,
     ) -> None:
-        self.image_share = image_share
+        self.image_share, self._model = image_share, model
         self.source, self.calibration, self.output = source, calibration, output
         scale = metadata.transmission_at_0, metadata.transmission_at_255
         self._picture = partial(
@@ -475,16 +481,28 @@ class LivePipeline:
         setup = replace(self.calibration.setup, empty_line=piece.empty_line)
         share = self._share_in_time(piece)
         if share < 1.0:
-            return measure_some(setup, self.calibration, piece, self._picture, partial(self._pick, share))
+            some = measure_some(setup, self.calibration, piece, self._picture, partial(self._pick, share))
+            return [self._classified(batch) for batch in some]
         begin = time.perf_counter()
         measured = measure_piece(setup, self.calibration, piece, self._picture)
         batches = []
         if measured is not None:
-            batches.append(cell_batch(measured, np.ones(len(measured), np.bool_), self.calibration.crop_px))
+            batch = cell_batch(measured, np.ones(len(measured), np.bool_), self.calibration.crop_px)
+            batches.append(self._classified(batch))
         rows = int(np.count_nonzero(piece.wanted))
         if rows:
             self._row_s += 0.1 * ((time.perf_counter() - begin) / rows - self._row_s)
         return batches
+
+    def _classified(self, batch: CellBatch) -> CellBatch:
+        """The batch, all pictured or none, with what the model says of its cells; empty without a picture."""
+        if self._model is None:
+            return batch
+        if not batch.pictured.all():
+            return replace(batch, columns={**batch.columns, **self._model.no_columns(batch.rows)})
+        pixel_um = self.calibration.setup.pixel_um(self.calibration.grid)
+        told = self._model.columns(batch.crops, batch.masks, batch.columns, pixel_um=pixel_um)
+        return replace(batch, columns={**batch.columns, **told})
 
     def _share_in_time(self, piece: Piece) -> float:
         """Share of a piece's cells that get an image: what is asked for, as far as there is time."""
@@ -505,9 +523,12 @@ class LivePipeline:
             since_block_s = (time.perf_counter_ns() - piece.host_ns) * 1e-9
             # a cell's last sample was there before its block's last one; without a pace, all came at once
             since = since_block_s + (piece.block_end - 1 - batch.columns["sample_last"]) / self.pace_hz
+            labels = Counter(label for label in batch.columns.get("label", ()) if label)
             with self._turn:
                 self.account.cells += batch.rows
                 self.account.images += int(np.count_nonzero(batch.pictured))
+                for label, count in labels.items():
+                    self.account.labels[label] = self.account.labels.get(label, 0) + count
                 self.account.rows_refused += refused
                 self.latency.add(since)
 

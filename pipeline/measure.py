@@ -115,7 +115,7 @@ class Cell:
         Pixels of the cell.
     """
 
-    row: dict[str, int | float]
+    row: dict[str, Any]
     patch: np.ndarray
     mask: np.ndarray
     box: tuple[float, float, float, float]

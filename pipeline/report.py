@@ -3,13 +3,14 @@
 import base64
 import html
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ..sr.fourier_ring import ONE_SEVENTH
 from ..sr.quality import half_bit
@@ -22,10 +23,17 @@ _UNKNOWN = "#d8c8e8"
 # Rows of the table that the page shows; the whole table is in the CSV.
 _ROWS_SHOWN = 50
 _COLUMNS_SHOWN = ("line_first", "line_last", "time_s", "significance")
+_CLASS_COLUMNS = ("label", "probability")
+_CLASSES_SHOWN = 24
 
 
 def make_documents(
-    job: Job, grid: Grid, record: dict[str, Any], best: list[Cell], rows: Iterable[dict[str, str]]
+    job: Job,
+    grid: Grid,
+    record: dict[str, Any],
+    best: list[Cell],
+    rows: Iterable[dict[str, str]],
+    examples: Mapping[str, list[Cell]],
 ) -> dict[str, bytes]:
     """Overview picture and report page, by file suffix.
 
@@ -39,9 +47,12 @@ def make_documents(
         The most significant cells, the first of them first.
     rows : iterable of dict
         Rows of the table; only the first ones are shown.
+    examples : mapping of str to list of Cell
+        Some cells of each class; none without a model.
     """
     picture = _overview(job, grid, record, best)
-    return {".png": picture, ".html": _page(record, picture, _curves(record["quality"]), rows).encode()}
+    page = _page(record, picture, _curves(record["quality"]), rows, _classes(record, examples))
+    return {".png": picture, ".html": page.encode()}
 
 
 def _overview(job: Job, grid: Grid, record: dict[str, Any], best: list[Cell]) -> bytes:
@@ -192,13 +203,49 @@ def _quality(quality: dict[str, Any], curves: bytes | None) -> str:
     )
 
 
-def _page(record: dict[str, Any], picture: bytes, curves: bytes | None, rows: Iterable[dict[str, str]]) -> str:
+def _classes(record: dict[str, Any], examples: Mapping[str, list[Cell]]) -> str:
+    """The part of the page that says how many cells of each class there are, with examples; empty without a model."""
+    counts = record["classes"]
+    if counts is None:
+        return ""
+    ordered = sorted(counts, key=lambda name: -counts[name])
+    total = max(sum(counts.values()), 1)
+    lines = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{counts[name]}</td><td>{100 * counts[name] / total:.1f} %</td>"
+        f"<td>{_picture_of(examples.get(name, []))}</td></tr>"
+        for name in ordered[:_CLASSES_SHOWN]
+    )
+    left = f"<p>and {len(ordered) - _CLASSES_SHOWN} classes more</p>" if len(ordered) > _CLASSES_SHOWN else ""
+    model = record["model"]
+    text = (
+        f"<p>By {html.escape(model['file'])} (SHA-256 {model['sha256'][:16]}…), which takes "
+        f"{100 * model['false_reject_rate']:.3g} % of what it knows for unknown.</p>"
+    )
+    header = "<tr><th>class</th><th>cells</th><th>share</th><th>the most significant</th></tr>"
+    return f"<h2>Classes</h2><table>{header}{lines}</table>{left}{text}"
+
+
+def _picture_of(cells: list[Cell]) -> str:
+    """Some cells side by side."""
+    if not cells:
+        return ""
+    side = choose_crop_px(cells)
+    row = np.nan_to_num(np.concatenate([crop_cell(cell, side)[0] for cell in cells], axis=1), nan=1.0)
+    content = io.BytesIO()
+    Image.fromarray(np.clip(np.rint(row * 150), 0, 255).astype(np.uint8)).save(content, format="png")
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}">'
+
+
+def _page(
+    record: dict[str, Any], picture: bytes, curves: bytes | None, rows: Iterable[dict[str, str]], classes: str
+) -> str:
     signal, accounting = record["signal"], record["accounting"]
     shown = [row for row, _ in zip(rows, range(_ROWS_SHOWN), strict=False)]
-    columns = [c for c in (shown[0] if shown else {}) if c in _COLUMNS_SHOWN or c.startswith(("area_", "deform"))]
+    wanted = _COLUMNS_SHOWN if record["classes"] is None else (*_COLUMNS_SHOWN, *_CLASS_COLUMNS)
+    columns = [c for c in (shown[0] if shown else {}) if c in wanted or c.startswith(("area_", "deform"))]
     header = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(_short(row[c]))}</td>" for c in columns) + "</tr>" for row in shown
+        "<tr>" + "".join(f"<td>{html.escape(_short(c, row[c]))}</td>" for c in columns) + "</tr>" for row in shown
     )
     facts = {**{k: v for k, v in signal.items() if k != "warnings"}, **accounting}
     facts |= {f"samples_dropped_{why}": count for why, count in facts.pop("samples_dropped").items()}
@@ -216,6 +263,7 @@ td, th {{ border: 1px solid #ccc; padding: 0.2rem 0.6rem; text-align: right; fon
 <h1>{name}</h1>{warnings}
 <img alt="overview" src="data:image/png;base64,{base64.b64encode(picture).decode()}">
 <h2>Cells</h2><table><tr>{header}</tr>{body}</table>{more if accounting["cells"] > _ROWS_SHOWN else ""}
+{classes}
 {_quality(record["quality"], curves)}
 <h2>Signal and accounting</h2><table>{listed}</table>
 <p>stretchscope {html.escape(record["stretchscope"])}, capture digest {record["capture"]["digest"][:16]}…</p>
@@ -223,8 +271,8 @@ td, th {{ border: 1px solid #ccc; padding: 0.2rem 0.6rem; text-align: right; fon
 """
 
 
-def _short(text: str) -> str:
-    return text if "." not in text else f"{float(text):.5g}"
+def _short(column: str, text: str) -> str:
+    return text if column == "label" or "." not in text else f"{float(text):.5g}"
 
 
 def _value(value: object) -> str:

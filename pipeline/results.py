@@ -9,7 +9,7 @@ import io
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ..acquisition import CaptureMetadata
 from ..classify import FEATURES
 from ..sr.reconstruct import Grid
 from .crops import grey_crops, images_of
+from .labels import CellModel, score_columns
 from .measure import Cell, Setup
 from .rtdc import RtdcMetadata, RtdcWriter
 
@@ -39,6 +40,7 @@ _INTEGERS = (
     "saturated_samples",
     "crop_cut",
     "touches_border",
+    "ml_class",
 )
 
 
@@ -55,6 +57,7 @@ def rtdc_metadata(
     sample: str,
     run_identifier: str,
     start: datetime | None,
+    model: CellModel | None = None,
 ) -> RtdcMetadata:
     """What the .rtdc files of a run say of it; ``sample`` is used where the instrument's metadata name none."""
     settings = setup.settings.capture
@@ -69,11 +72,14 @@ def rtdc_metadata(
         field_of_view_um=settings.field_of_view_um or known.field_of_view_um,
         flow_speed_m_s=settings.flow_speed_m_per_s or known.flow_speed_m_per_s,
         instrument=known.instrument,
+        model=None if model is None else model.name,
+        model_sha256=None if model is None else model.sha256,
+        classes={} if model is None else model.classes,
     )
 
 
-def columns_of(*, calibrated: bool, position_um: bool) -> tuple[str, ...]:
-    """Columns of the table, in order."""
+def columns_of(*, calibrated: bool, position_um: bool, model: CellModel | None = None) -> tuple[str, ...]:
+    """Columns of the table, in order; the last ones are those that a model fills."""
     return (
         "line_first",
         "line_last",
@@ -89,6 +95,7 @@ def columns_of(*, calibrated: bool, position_um: bool) -> tuple[str, ...]:
         "crop_cut",
         "label",
         "probability",
+        *score_columns(model),
     )
 
 
@@ -114,6 +121,8 @@ class Progress:
         Kernel size, once chosen.
     crop_px : int
         Side of the crops, once chosen [pixels].
+    labels : dict
+        Cells of each class so far.
     recent : list of lists of 4 floats
         Boxes of the last cells, to tell one found twice.
     candidates : list of lists of 6 numbers
@@ -131,6 +140,7 @@ class Progress:
     counts: dict[str, int]
     kernel: list[float]
     crop_px: int
+    labels: dict[str, int]
     recent: list[list[float]]
     candidates: list[list[float]]
     carry_line: int
@@ -158,10 +168,12 @@ class ResultFiles:
         Name without suffix.
     columns : tuple of str
         Columns of the table.
+    model : CellModel, optional
+        What tells the cells' classes.
     """
 
-    def __init__(self, folder: Path, stem: str, columns: tuple[str, ...]) -> None:
-        self.folder, self.stem, self.columns = folder, stem, columns
+    def __init__(self, folder: Path, stem: str, columns: tuple[str, ...], model: CellModel | None = None) -> None:
+        self.folder, self.stem, self.columns, self.model = folder, stem, columns, model
         self._growing: _Growing | None = None
 
     def _opened(self) -> "_Growing":
@@ -204,25 +216,31 @@ class ResultFiles:
         self._growing.csv.seek(0, os.SEEK_END)
         return True
 
-    def append(self, cells: list[Cell]) -> None:
-        """Write a batch of cells to all growing files."""
+    def append(self, cells: list[Cell]) -> list[Cell]:
+        """Write a batch of cells to all growing files; gives them with all that was written, the class among it."""
         if not cells:
-            return
+            return []
         growing = self._opened()
         known = growing.metadata
         crops, masks, cut = grey_crops(
             images_of(cells), growing.crop_px, known.transmission_at_0, known.transmission_at_255
         )
-        rows: list[dict[str, Any]] = [
-            {"label": "", "probability": "", "crop_cut": int(c), **cell.row} for cell, c in zip(cells, cut, strict=True)
+        table = {name: np.array([cell.row[name] for cell in cells]) for name in cells[0].row}
+        table["crop_cut"] = cut.astype(np.int64)
+        if self.model is not None:
+            table |= self.model.columns(crops, masks, table, pixel_um=known.pixel_um)
+        else:
+            table["label"] = table["probability"] = np.full(len(cells), "", object)
+        rows = [
+            dict(zip(table, values, strict=True)) for values in zip(*(v.tolist() for v in table.values()), strict=True)
         ]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         for row in rows:
             writer.writerow([_text(row[name], name in _INTEGERS) for name in self.columns])
         growing.csv.write(text.getvalue().encode())
-        table = {name: np.array([row[name] for row in rows]) for name in self.columns[:-2]}
         growing.rtdc.append(crops, masks, table)
+        return [replace(cell, row=row) for cell, row in zip(cells, rows, strict=True)]
 
     def position(self) -> tuple[int, int]:
         """Cells and CSV bytes written, flushed."""

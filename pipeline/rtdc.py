@@ -8,7 +8,7 @@ some physical values that a line scanner may not know: see `rtdc_attributes`.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,8 @@ _INTEGER_COLUMNS = {
     "sample_first": "userdef2",
     "sample_last": "userdef3",
 }
+#: What a model says of an event: the number of its class, and a score for each class.
+_CLASS, _SCORE = "ml_class", "ml_score_"
 #: Scalars that the writer itself makes.
 _OWN_INTEGERS = ("index", "index_online", "frame")
 _OWN_FLOATS = ("time", "area_cvx", "area_msd", "bright_avg", "bright_sd")
@@ -67,6 +69,10 @@ class RtdcMetadata:
     transmission_at_0, transmission_at_255 : float
         Transmission of grey level 0 and of level 255; between them the scale is linear. By default an empty
         pixel has level 150.
+    model, model_sha256 : str or None
+        Name and digest of the model that told the cells' classes.
+    classes : mapping of str to str
+        Column of each class's score (``ml_score_`` and three characters) to the class; empty without a model.
     """
 
     sample: str
@@ -82,6 +88,9 @@ class RtdcMetadata:
     instrument: str | None = None
     transmission_at_0: float = 0.0
     transmission_at_255: float = 1.7
+    model: str | None = None
+    model_sha256: str | None = None
+    classes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("sample", "run_identifier", "software_version"):
@@ -171,6 +180,8 @@ def rtdc_attributes(metadata: RtdcMetadata, crop_shape: tuple[int, int]) -> dict
         attributes["user:field of view"] = float(metadata.field_of_view_um)
     if metadata.flow_speed_m_s is not None:
         attributes["user:flow speed"] = float(metadata.flow_speed_m_s)
+    if metadata.model is not None and metadata.model_sha256 is not None:
+        attributes |= {"user:model": metadata.model, "user:model sha256": metadata.model_sha256}
     return attributes
 
 
@@ -199,13 +210,17 @@ class RtdcWriter:
         self._open(Path(path), "w")
         self._file.attrs.update(attributes)
         self._file.attrs["experiment:event count"] = 0
-        self._write_log(_log_lines(attributes))
+        self._write_log("stretchscope", _log_lines(attributes))
+        if metadata.classes:
+            named = enumerate(sorted(metadata.classes.items()))
+            self._write_log("classes", [f"{number} {column}: {name}" for number, (column, name) in named])
 
         self._events: dict[str, h5py.Dataset] = {}
         self._light: _LightEvents | None = None
         group = self._file.create_group("events")
         integers = {*_OWN_INTEGERS, *_INTEGER_COLUMNS.values()}
-        for name in sorted(integers | {*_OWN_FLOATS} | {f.rtdc for f in FEATURES if f.rtdc}):
+        told = {_CLASS, *metadata.classes} if metadata.classes else set()
+        for name in sorted(integers | {*_OWN_FLOATS} | {f.rtdc for f in FEATURES if f.rtdc} | told):
             dtype = np.int64 if name in integers else np.float64
             self._events[name] = _create(group, name, dtype, (), _SCALAR_CHUNK)
         rows, columns = crop_shape
@@ -270,7 +285,8 @@ class RtdcWriter:
         table : mapping of str to ndarray of shape (n,)
             Columns of the results: integers `line_first`, `line_last`, `sample_first`, `sample_last`;
             `time_s` since the start of the capture [s]; every feature with an RT-DC name, in µm if the pixel
-            size is known and in pixels if not. Other columns are left out.
+            size is known and in pixels if not; ``ml_class`` and the scores of the classes, where the metadata name
+            any. Other columns are left out.
 
         Raises
         ------
@@ -363,9 +379,10 @@ class RtdcWriter:
         self._path, self._part = path, path.with_name(path.name + ".part")
         self._file = h5py.File(self._part, mode)
 
-    def _write_log(self, lines: list[str]) -> None:
-        text = np.array([line.encode("ascii", "replace") for line in lines], dtype=f"S{_LOG_LINE_LENGTH}")
-        self._file.create_group("logs").create_dataset("stretchscope", data=text)
+    def _write_log(self, name: str, lines: list[str]) -> None:
+        # cut where it is too long, but not within a character
+        cut = [line.encode()[:_LOG_LINE_LENGTH].decode(errors="ignore").encode() for line in lines]
+        self._file.require_group("logs").create_dataset(name, data=np.array(cut, dtype=f"S{_LOG_LINE_LENGTH}"))
 
     def _resize(self, events: int) -> None:
         self._file.attrs["experiment:event count"] = events
@@ -391,6 +408,7 @@ class RtdcWriter:
 
         calibrated = self._calibrated
         columns = {f.column(calibrated): f.rtdc for f in FEATURES if f.rtdc}
+        columns |= {name: name for name in self._events if name == _CLASS or name.startswith(_SCORE)}
         missing = sorted({"time_s", *columns, *_INTEGER_COLUMNS} - set(table))
         if missing:
             raise ValueError(f"the table lacks the columns {', '.join(missing)}")

@@ -17,6 +17,7 @@ import numpy as np
 from .. import __version__
 from ..acquisition.source import LoopSource, Source, SourceError
 from ..sr._kernels import CONVERTERS
+from .labels import CellModel
 from .live import LivePipeline
 from .live_display import LiveDisplay, LiveStatus
 from .live_results import LiveResults, OutputThread, prepare_folder, warm_up_files
@@ -52,6 +53,7 @@ def run_stream(
     overwrite: bool = False,
     workers: int | None = None,
     image_share: float = 1.0,
+    model: CellModel | None = None,
     display: LiveDisplay | None = None,
     on_start: Callable[[LivePipeline], None] | None = None,
     say: Callable[[str], None] = lambda _: None,
@@ -76,6 +78,8 @@ def run_stream(
         Threads; one per core by default.
     image_share : float, optional
         Share of the cells that get an image and all features.
+    model : CellModel, optional
+        What tells the class of cells with an image.
     display : LiveDisplay, optional
         Shown meanwhile.
     on_start : callable, optional
@@ -92,15 +96,21 @@ def run_stream(
     ------
     OutputError
         If the results cannot be written at the start.
+    ModelError
+        If the model takes sizes in µm, and the source does not tell them.
     """
-    metadata = stream_metadata(source, calibration)
+    if model is not None:
+        model.check_scale(calibration.setup.pixel_um(calibration.grid), stem)
+    metadata = stream_metadata(source, calibration, model)
     output = None
     if folder is not None:
         for message in prepare_folder(folder, stem, overwrite):
             say(message)
-        output = OutputThread(LiveResults(folder, stem, _columns(calibration), metadata, calibration.crop_px))
+        output = OutputThread(LiveResults(folder, stem, _columns(calibration, model), metadata, calibration.crop_px))
     try:
-        pipeline = LivePipeline(source, calibration, output, metadata, workers=workers, image_share=image_share)
+        pipeline = LivePipeline(
+            source, calibration, output, metadata, workers=workers, image_share=image_share, model=model
+        )
         if on_start is not None:
             on_start(pipeline)
         most = None if duration_s is None else round(duration_s * source.sample_rate_hz)
@@ -117,7 +127,7 @@ def run_stream(
     wall_s = time.perf_counter() - begin
     errors = [pipeline.error, output.error if output is not None else None]
     error = next((str(e) or type(e).__name__ for e in errors if e is not None), None)
-    record = _record(source, calibration, pipeline, wall_s, error)
+    record = _record(source, calibration, pipeline, wall_s, error, model)
     if output is not None:
         try:
             output.close(record)
@@ -197,7 +207,12 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _record(
-    source: Source, calibration: Calibration, pipeline: LivePipeline, wall_s: float, error: str | None
+    source: Source,
+    calibration: Calibration,
+    pipeline: LivePipeline,
+    wall_s: float,
+    error: str | None,
+    model: CellModel | None,
 ) -> dict[str, Any]:
     account, output = pipeline.account, pipeline.output
     not_written = account.rows_refused + (output.rows_lost if output is not None else 0)
@@ -208,6 +223,7 @@ def _record(
         "machine": platform.machine(),
         "source": {"kind": type(source).__name__, **asdict(source.metadata)},
         "settings": calibration.setup.settings.as_dict(),
+        "model": None if model is None else model.as_dict(),
         "signal": {
             "line_period_samples": pipeline.clock.period_samples,
             "line_rate_hz": source.sample_rate_hz / pipeline.clock.period_samples,
@@ -226,6 +242,7 @@ def _record(
             "cells_written": None if output is None else account.cells - not_written,
             "cells_not_written": not_written,
             "images": account.images,
+            "classes": None if model is None else model.all_counts(account.labels),
             "cells_per_second": account.cells / max(wall_s, 1e-9),
             "latency_ms": pipeline.latency.as_dict(),
             "cpu_count": os.cpu_count(),
@@ -250,7 +267,7 @@ def _record(
     }
 
 
-def stream_metadata(source: Source, calibration: Calibration) -> RtdcMetadata:
+def stream_metadata(source: Source, calibration: Calibration, model: CellModel | None = None) -> RtdcMetadata:
     return rtdc_metadata(
         calibration.setup,
         calibration.grid,
@@ -259,15 +276,16 @@ def stream_metadata(source: Source, calibration: Calibration) -> RtdcMetadata:
         sample="stream",
         run_identifier=f"{time.time_ns():x}",
         start=datetime.now(UTC),
+        model=model,
     )
 
 
-def _columns(calibration: Calibration) -> tuple[str, ...]:
+def _columns(calibration: Calibration, model: CellModel | None) -> tuple[str, ...]:
     geometry = calibration.setup.geometry
-    return columns_of(calibrated=geometry.calibrated, position_um=geometry.um_per_sample is not None)
+    return columns_of(calibrated=geometry.calibrated, position_um=geometry.um_per_sample is not None, model=model)
 
 
-def warm_up(source: Source, calibration: Calibration, *, files: bool) -> None:
+def warm_up(source: Source, calibration: Calibration, *, files: bool, model: CellModel | None = None) -> None:
     """Compile the kernels, or load them, for exactly the arrays that will come: read-only blocks among them.
 
     ``files``: those that write results, too.
@@ -287,12 +305,13 @@ def warm_up(source: Source, calibration: Calibration, *, files: bool) -> None:
     info = np.iinfo(source.dtype)
     samples = np.clip(np.rint(codes + noise), info.min, info.max).astype(source.dtype)
     once = LoopSource(samples, source.sample_rate_hz, metadata=source.metadata, block_samples=samples.size, paced=False)
-    pipeline = LivePipeline(once, calibration, None, stream_metadata(source, calibration), workers=1)
+    metadata = stream_metadata(source, calibration, model)
+    pipeline = LivePipeline(once, calibration, None, metadata, workers=1, model=model)
     pipeline.run(most_samples=samples.size)
-    few = LivePipeline(once, calibration, None, stream_metadata(source, calibration), workers=1, image_share=0.5)
+    few = LivePipeline(once, calibration, None, metadata, workers=1, image_share=0.5, model=model)
     few.run(most_samples=samples.size)
     for error in (pipeline.error, few.error):
         if error is not None:
             raise error
     if files:
-        warm_up_files(_columns(calibration), stream_metadata(source, calibration), calibration.crop_px)
+        warm_up_files(_columns(calibration, model), metadata, calibration.crop_px)

@@ -47,6 +47,7 @@ class State:
 
     kernel: tuple[float, float] | None = None
     crop_px: int = 0
+    labels: dict[str, int] = field(default_factory=dict)
     carry: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
     carry_line: int = 0
     recent: list[tuple[float, float, float, float]] = field(default_factory=list)

@@ -167,7 +167,7 @@ def test_resume_leaves_a_finished_run_as_it_is(simulated: Path, tmp_path: Path) 
     process_capture(simulated, tmp_path, resume=True)
     assert {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
     other = Settings().with_capture(flow_speed_m_per_s=1.0)
-    with pytest.raises(OutputError, match="a finished run with another capture, settings or version"):
+    with pytest.raises(OutputError, match="a finished run with another capture, settings, model or version"):
         process_capture(simulated, tmp_path, other, resume=True)
 
 
