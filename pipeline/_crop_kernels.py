@@ -100,6 +100,29 @@ def mark_repeated(boxes, share):
     return repeated
 
 
+@njit(nogil=True, cache=True)
+def most_alike(boxes, others):
+    """Of each box, the one among others with which it shares most of the area that both cover; -1 if none; int64 (M,).
+
+    float64 (M, 4) and (N, 4), begin and end of lines and of positions.
+    """
+    like = np.full(boxes.shape[0], -1, dtype=np.int64)
+    for i in range(boxes.shape[0]):
+        area = (boxes[i, 1] - boxes[i, 0]) * (boxes[i, 3] - boxes[i, 2])
+        most = 0.0
+        for k in range(others.shape[0]):
+            lines = min(boxes[i, 1], others[k, 1]) - max(boxes[i, 0], others[k, 0])
+            width = min(boxes[i, 3], others[k, 3]) - max(boxes[i, 2], others[k, 2])
+            if lines <= 0.0 or width <= 0.0:
+                continue
+            shared = lines * width
+            share = shared / (area + (others[k, 1] - others[k, 0]) * (others[k, 3] - others[k, 2]) - shared)
+            if share > most:
+                most = share
+                like[i] = k
+    return like
+
+
 @njit(cache=True)
 def extent(mask):
     """First and last row, first and last column of a mask that is not empty, and its pixels."""
