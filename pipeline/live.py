@@ -133,7 +133,7 @@ def events_of(setup: Setup, piece: Piece) -> Events:
     """Events in the rows of a piece that are wanted, its own and others."""
     empty, lines = setup.empty_line, piece.lines
     return events_in_rows(
-        *lines.for_kernels(), piece.wanted, lines.first_line, empty.tables, empty.detector,
+        *lines.for_kernels, piece.wanted, lines.first_line, empty.tables, empty.detector,
         min_significance=setup.settings.cells.min_significance,
     )  # fmt: skip
 

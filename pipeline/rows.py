@@ -20,7 +20,7 @@ def cell_batch(measured: Measured, which: np.ndarray, crop_px: int) -> CellBatch
     """Measured cells, or some of them (bool), with the pictures that :func:`crops.grey_crops` made."""
     none = (np.empty((0, crop_px, crop_px), np.uint8), np.empty((0, crop_px, crop_px), np.bool_), np.empty(0, np.bool_))
     parts = zip(*measured.pictures, strict=True) if measured.pictures else ([array] for array in none)
-    crops, masks, cut = (np.concatenate(arrays) for arrays in parts)
+    crops, masks, cut = (arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for arrays in parts)
     columns = measured.columns | {"crop_cut": cut.astype(np.int64)}
     which = which & measured.new
     if not which.all():
