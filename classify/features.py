@@ -217,6 +217,6 @@ def _room_for(rows: int, columns: int, transmission: np.ndarray) -> tuple[np.nda
     """The thread's work arrays, kept from image to image: to ask for memory costs more than to use it."""
     held = getattr(_own, "held", (0, 0))
     if rows > held[0] or columns > held[1]:
-        _own.held = max(rows, held[0]), max(columns, held[1])
-        _own.room = feature_room(*_own.held, transmission[:0])
+        _own.held = held = max(rows, held[0]), max(columns, held[1])
+        _own.room = feature_room(held[0], held[1], transmission[:0])
     return _own.room
