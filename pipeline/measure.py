@@ -26,7 +26,7 @@ from .survey import Geometry
 
 # Pixels kept around a cell, for its crop.
 PATCH_ROOM_PX = 16
-# Images worked on at once have about so many pixels in all: with more they leave the caches, with fewer calls cost more.
+# Images worked on at once have about so many pixels in all: more would leave the caches, fewer would cost more calls.
 _PIXELS_AT_ONCE = 1 << 18
 # Of two boxes of one cell, the smaller lies to this share in the other.
 _SAME_CELL_SHARE = 0.7
