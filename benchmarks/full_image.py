@@ -52,7 +52,7 @@ def time_parts(path: Path, grid: Grid) -> dict[str, float]:
         # about a chunk of pixels, as it is imaged in one go
         last = min(layout.chunk_rows * grid.lines_per_row, clock.lines - 1)
         lines = _lines(capture, segment, clock, 0, int(last + 4 * grid.sigma_lines) + 2)
-    background, tables, kernel_lines = survey.background, survey.tables, lines.for_kernels()
+    background, tables, kernel_lines = survey.background, survey.tables, lines.for_kernels
     scatter = {"gain_std": background.gain_std, "delay_std": background.delay_std_samples}
     fits = line_fits(*kernel_lines, tables, **scatter, for_image=True)
 

@@ -280,8 +280,11 @@ def run(name: str, lines: int, seed: int) -> dict[str, float] | None:
     if instrument.clock.walk_s_per_root_s:
         rate = instrument.digitiser.sample_rate_hz
         step = instrument.clock.walk_s_per_root_s * np.sqrt(instrument.line_period_samples * rate)
-        best, start_variance, chord = walk_smoother(delays, np.full(m, one**2), step)
-        # the oracle's estimate of the walk against the walk itself: expected holds it, so that delays do not
+        x = np.linspace(-1, 1, m)
+        walk = expected - np.polynomial.polynomial.polyval(x, np.polynomial.polynomial.polyfit(x, expected, 1))
+        # delays are against starts that hold the walk: with it, the oracle errs by what it cannot follow as well
+        best, start_variance, chord = walk_smoother(delays + walk, np.full(m, one**2), step)
+        best = best - walk
         period_std, start_rms = float(np.sqrt(chord)), float(np.sqrt(start_variance.mean()))
     else:
         best = polynomial_errors(delays, variances, case.order)

@@ -81,18 +81,18 @@ def _width(columns, image_columns):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _room(rows, columns, transmission):
-    """Work arrays for images of up to so many rows and columns.
+def feature_room(rows, columns, kind):
+    """Work arrays for images of that type (an array of it), of up to so many rows and columns.
 
-    Five planes of octets; int32 ends of runs and bounds of lines; int32 tables of counts; a plane of the image's type;
-    two planes of uint16; float64 numbers.
+    Several threads need their own. Five planes of octets; int32 ends of runs and bounds of lines; int32 tables of
+    counts; a plane of the image's type; two planes of uint16; float64 numbers.
     """
     n = _plane_size(rows, columns)
     return (
         np.empty(5 * n + columns, dtype=np.uint8),
         np.empty(rows * (columns + 6) + 2 * OUTLINE_POINTS, dtype=np.int32),
         np.zeros(_BUCKETS + _TABLE + _MOST_PAIRS, dtype=np.int32),
-        np.empty(n, dtype=transmission.dtype),
+        np.empty(n, dtype=kind.dtype),
         np.empty(2 * n, dtype=np.uint16),
         np.empty(n // _PIECE + 8 * rows + 3 * OUTLINE_POINTS, dtype=np.float64),
     )
@@ -1104,17 +1104,17 @@ def _measure_transmission(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _measure(labels, label, transmission, known, image_rows, image_columns, pixel_um, room, out):
-    """Features of the cell of a label; labels, transmission and known are flat, room is from `_room`."""
+def _measure(labels, label, box, transmission, known, image_rows, image_columns, pixel_um, room, out):
+    """Features of the cell of a label; labels, transmission and known are flat, room is from `feature_room`.
+
+    box: the cell's first and last row, first and last column.
+    """
     octets, integers, tables, shown, words, numbers = room
     n_room = shown.shape[0]
     plane, seen, codes = octets[:n_room], octets[n_room : 2 * n_room], octets[2 * n_room : 3 * n_room]
     level, spare = octets[3 * n_room : 4 * n_room], octets[4 * n_room :]
     buckets, squares = words[:n_room], words[n_room:]
-    top, bottom, left, right = _box(labels, label, image_rows, image_columns, spare)
-    if top < 0:
-        out[:] = np.nan
-        return
+    top, bottom, left, right = box
     rows, columns = bottom - top + 1, right - left + 1
     width = _width(columns, image_columns)
     begin = min(left, image_columns - width)
@@ -1179,12 +1179,13 @@ def measure_into(mask, transmission, known, pixel_um, out):
     rows, columns = mask.shape
     n = rows * columns
     labels = mask.reshape(n).view(np.uint8)
-    room = _room(rows, columns, transmission)
-    _measure(labels, 1, transmission.reshape(n), known.reshape(n), rows, columns, pixel_um, room, out)
+    room = feature_room(rows, columns, transmission)
+    box = _box(labels, 1, rows, columns, room[0])
+    _measure(labels, 1, box, transmission.reshape(n), known.reshape(n), rows, columns, pixel_um, room, out)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def measure_many(place, cells, labels, transmission, known, pixel_um, values):
+def measure_many(place, cells, extents, labels, transmission, known, pixel_um, room, values):
     """Write the features of many cells, a row for each, as `measure_into` does.
 
     Parameters
@@ -1193,23 +1194,24 @@ def measure_many(place, cells, labels, transmission, known, pixel_um, values):
         Where each image begins in the flat arrays, and its rows and columns.
     cells : ndarray of shape (cells, 2), int64
         Image and label of each cell, which has a pixel at least.
+    extents : ndarray of shape (cells, 5), int64
+        First and last row, first and last column of each cell, and its pixels.
     labels, transmission, known : ndarray of shape (pixels,), any integer, float32 or float64, and bool
         Images one after another, each row by row.
     pixel_um : float
         Side of a pixel [µm]; 1.0 gives pixels.
+    room
+        From `feature_room`, for images as large or larger.
     values : ndarray of shape (cells, features), float64
         The result.
     """
-    most_rows, most_columns = 1, 1
-    for i in range(place.shape[0]):
-        most_rows, most_columns = max(most_rows, place[i, 1]), max(most_columns, place[i, 2])
-    room = _room(most_rows, most_columns, transmission)
     for i in range(cells.shape[0]):
         begin, rows, columns = place[cells[i, 0], 0], place[cells[i, 0], 1], place[cells[i, 0], 2]
         stop = begin + rows * columns
         _measure(
             labels[begin:stop],
             cells[i, 1],
+            (extents[i, 0], extents[i, 1], extents[i, 2], extents[i, 3]),
             transmission[begin:stop],
             known[begin:stop],
             rows,

@@ -1429,12 +1429,11 @@ def _leave_near(most, floor, rows, columns, some_unsupported, floats, integers, 
 def _outline(
     strength, sigma, at, top, bottom, rows, columns, reach, greatest, least, sigmas, some_unsupported, seeded,
     min_area_px, inside, unsupported, strong, seed, weak, wide, joined, spare, other, further, floats, octets, integers,
-    mask,
 ):  # fmt: skip
-    """Draw the mask of what has strength in rows `top` to `bottom` of an image, or of part of it; return its area.
+    """List the runs of the mask of what has strength in rows `top` to `bottom` of an image, or of part of it.
 
-    The part is of some rows, from a word of bits on: planes of bits and the flat mask begin there, `at` is that place
-    in strength and sigma.
+    Return how many; their ends are behind the first element of integers[0]. The part is of some rows, from a word of
+    bits on: planes of bits begin there, `at` is that place in strength and sigma.
     """
     pitch = _pitch(columns)
     n_words = (rows * pitch + 63) // 64
@@ -1464,7 +1463,49 @@ def _outline(
         n = _find_runs(spare, n_words, ends)
     if _fill_holes(spare, ends, n, pitch, rows, root, flags):
         n = _find_runs(spare, n_words, ends)
-    return _draw_runs(ends[1:], n, pitch, columns, True, mask)
+    return n
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _find_cell(transmission, known, noise_std, seed_mask, threshold, floor, min_area_px, work):
+    """How many runs the mask of the cell in an image has, and the row from which on their places count.
+
+    Arguments as of `segment_into`; the ends of the runs are behind the first element of work[1][0].
+    """
+    rows, columns = transmission.shape
+    if rows == 0 or columns == 0:
+        return 0, 0
+    floats, integers, octets, bits = work
+    some_unsupported, top, stop = _smooth_image(transmission, known, noise_std, floor, floats, octets, bits)
+    if top >= stop:
+        return 0, 0
+    pitch = _pitch(columns)
+    excess = _noise_excess(
+        floats[_DEVIATION], floats[_SIGMA], pitch, rows, columns, floats[4], floats[5], floats[6].view(np.uint8),
+    )  # fmt: skip
+    seeded = seed_mask.shape[0] > 0
+    greatest, most = _grade_image(
+        seed_mask, seeded, rows, columns, top, stop, np.float32(threshold * excess), np.float32(floor), floats, octets,
+        bits,
+    )  # fmt: skip
+    if most == 0:
+        return 0, 0
+    reach, least, top, bottom = _leave_near(
+        np.float64(most), floor, rows, columns, some_unsupported, floats, integers, octets, bits
+    )
+    # the rest works on the rows of what may be the cell, with room for the reach of its filters, and from a word on
+    first, stop = 0, rows
+    if not some_unsupported:
+        first, stop = max(top - reach - 2, 0) // 4 * 4, min(bottom + reach + 3, rows)
+    skip = first * pitch // 64
+    n = _outline(
+        floats[_STRENGTH], floats[_SIGMA], _first(pitch) + first * pitch, top - first, bottom - first, stop - first,
+        columns, reach, greatest, least, np.float32(1.5 * excess), some_unsupported, seeded, min_area_px,
+        bits[_INSIDE, skip:], bits[_UNSUPPORTED, skip:], bits[_STRONG_BITS, skip:], bits[_SEED_BITS, skip:],
+        bits[_FREE, skip:], bits[_FREE + 1, skip:], bits[_FREE + 2, skip:], bits[_FREE + 3, skip:],
+        bits[_NEAR_BITS, skip:], bits[_SOUGHT, skip:], floats, octets, integers,
+    )  # fmt: skip
+    return n, first
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -1478,38 +1519,8 @@ def segment_into(transmission, known, noise_std, seed_mask, threshold, floor, mi
     rows, columns = transmission.shape
     mask = mask_out.reshape(rows * columns)
     _fill(mask, 0, rows * columns, False)
-    if rows == 0 or columns == 0:
-        return 0
-    floats, integers, octets, bits = work
-    some_unsupported, top, stop = _smooth_image(transmission, known, noise_std, floor, floats, octets, bits)
-    if top >= stop:
-        return 0
-    pitch = _pitch(columns)
-    excess = _noise_excess(
-        floats[_DEVIATION], floats[_SIGMA], pitch, rows, columns, floats[4], floats[5], floats[6].view(np.uint8),
-    )  # fmt: skip
-    seeded = seed_mask.shape[0] > 0
-    greatest, most = _grade_image(
-        seed_mask, seeded, rows, columns, top, stop, np.float32(threshold * excess), np.float32(floor), floats, octets,
-        bits,
-    )  # fmt: skip
-    if most == 0:
-        return 0
-    reach, least, top, bottom = _leave_near(
-        np.float64(most), floor, rows, columns, some_unsupported, floats, integers, octets, bits
-    )
-    # the rest works on the rows of what may be the cell, with room for the reach of its filters, and from a word on
-    first, stop = 0, rows
-    if not some_unsupported:
-        first, stop = max(top - reach - 2, 0) // 4 * 4, min(bottom + reach + 3, rows)
-    skip = first * pitch // 64
-    return _outline(
-        floats[_STRENGTH], floats[_SIGMA], _first(pitch) + first * pitch, top - first, bottom - first, stop - first,
-        columns, reach, greatest, least, np.float32(1.5 * excess), some_unsupported, seeded, min_area_px,
-        bits[_INSIDE, skip:], bits[_UNSUPPORTED, skip:], bits[_STRONG_BITS, skip:], bits[_SEED_BITS, skip:],
-        bits[_FREE, skip:], bits[_FREE + 1, skip:], bits[_FREE + 2, skip:], bits[_FREE + 3, skip:],
-        bits[_NEAR_BITS, skip:], bits[_SOUGHT, skip:], floats, octets, integers, mask[first * columns :],
-    )  # fmt: skip
+    n, first = _find_cell(transmission, known, noise_std, seed_mask, threshold, floor, min_area_px, work)
+    return _draw_runs(work[1][0, 1:], n, _pitch(columns), columns, True, mask[first * columns :])
 
 
 # --- its parts -------------------------------------------------------------------------------------------------------
@@ -1528,7 +1539,7 @@ def _label_work(rows, columns):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _label_apart(ends, n, pitch, root, parts, min_area_px, integers, labels, columns):
-    """Number several parts of n runs in a flat image; see `label_parts`."""
+    """Number several parts of n runs in a flat image; see `_label_runs`."""
     row_of, following, last = integers[: n + 1], integers[n + 1 :][: n + 1], integers[2 * n + 2 :][: n + 1]
     area, firsts = integers[3 * n + 3 :][: n + 1], integers[4 * n + 4 :][:parts]
     r = 0
@@ -1555,12 +1566,12 @@ def _label_apart(ends, n, pitch, root, parts, min_area_px, integers, labels, col
             firsts[j] = firsts[j - 1]
             j -= 1
         firsts[j] = part
-    boxes = np.empty((parts, 4), dtype=np.int64)
+    boxes = np.empty((parts, 5), dtype=np.int64)
     count = 0
     for k in range(parts):
         part, host = firsts[k], -1
         for other in range(count):
-            top, bottom, left, right = boxes[other]
+            top, bottom, left, right = boxes[other, 0], boxes[other, 1], boxes[other, 2], boxes[other, 3]
             within, i = 0, part
             while i >= 0 and row_of[i] <= bottom:
                 if row_of[i] >= top:
@@ -1577,49 +1588,45 @@ def _label_apart(ends, n, pitch, root, parts, min_area_px, integers, labels, col
             count += 1
             boxes[host, 0], boxes[host, 1] = row_of[part], -1
             boxes[host, 2], boxes[host, 3] = columns, -1
+            boxes[host, 4] = 0
         i = part
         while i >= 0:
             r = row_of[i]
             start, stop = ends[2 * i] - r * pitch, ends[2 * i + 1] - r * pitch
             boxes[host, 0], boxes[host, 1] = min(boxes[host, 0], r), max(boxes[host, 1], r)
             boxes[host, 2], boxes[host, 3] = min(boxes[host, 2], start), max(boxes[host, 3], stop - 1)
+            boxes[host, 4] += stop - start
             _fill(labels, r * columns + start, r * columns + stop, np.int32(host + 1))
             i = following[i]
-    return count
+    return boxes[:count]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _label_into(mask, min_area_px, labels_out, work):
-    """See `label_parts`; work as from `_label_work`."""
-    rows, columns = mask.shape
-    labels = labels_out.reshape(rows * columns)
-    if rows == 0 or columns == 0:
-        return 0
-    octets, bits, integers = work
-    pitch = _pitch(columns)
-    n_words = (rows * pitch + 63) // 64
-    within = octets[64 * n_words :]
-    for i in range(pitch):
-        within[i] = np.uint8(i < columns)
-    _lay_octets(mask, pitch, within, octets, 0)
-    _fill(octets, rows * pitch, 64 * n_words, np.uint8(0))
-    _pack(octets, 0, n_words, bits)
-    n = _find_runs(bits, n_words, integers)
-    ends, root, others = integers[1 : 2 * n + 1], integers[2 * n + 2 :][:n], integers[3 * n + 2 :]
+def _label_runs(ends, n, pitch, columns, min_area_px, root, integers, labels):
+    """Number the cells that n runs make up in a flat image of zeros; see `label_parts`.
+
+    root and integers are scratch of n and 5 n + 5 elements. Return an int64 array (cells, 5): first and last row, first
+    and last column, and pixels of each.
+    """
     parts = _connect(ends, n, pitch, 1, root)
     if parts > 1:
-        _fill(labels, 0, rows * columns, np.int32(0))
-        return _label_apart(ends, n, pitch, root, parts, min_area_px, others, labels, columns)
-    area = 0
+        return _label_apart(ends, n, pitch, root, parts, min_area_px, integers, labels, columns)
+    extents = np.empty((parts, 5), dtype=np.int64)
+    if parts == 0:
+        return extents
+    area, r, left, right = 0, ends[0] // pitch, columns, -1
+    extents[0, 0] = r
     for i in range(n):
-        area += ends[2 * i + 1] - ends[2 * i]
-    if parts == 0 or area < min_area_px:
-        _fill(labels, 0, rows * columns, np.int32(0))
-        return 0
-    flat = mask.reshape(rows * columns)
-    for i in range(rows * columns):
-        labels[i] = np.int32(flat[i])
-    return 1
+        start, stop = np.int64(ends[2 * i]), np.int64(ends[2 * i + 1])
+        while start >= (r + 1) * pitch:
+            r += 1
+        area += stop - start
+        left, right = min(left, start - r * pitch), max(right, stop - 1 - r * pitch)
+    if area < min_area_px:
+        return extents[:0]
+    extents[0, 1], extents[0, 2], extents[0, 3], extents[0, 4] = r, left, right, area
+    _draw_runs(ends, n, pitch, columns, np.int32(1), labels)
+    return extents
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -1628,7 +1635,24 @@ def label_parts(mask, min_area_px, labels_out):
 
     mask bool and labels_out int32 of shape (rows, columns), C-contiguous; 0 is background and specks.
     """
-    return _label_into(mask, min_area_px, labels_out, _label_work(*mask.shape))
+    rows, columns = mask.shape
+    labels = labels_out.reshape(rows * columns)
+    _fill(labels, 0, rows * columns, np.int32(0))
+    if rows == 0 or columns == 0:
+        return 0
+    pitch = _pitch(columns)
+    n_words = (rows * pitch + 63) // 64
+    _, n_octets, words, runs = _sizes(rows, columns)
+    octets, within = np.empty(n_octets, dtype=np.uint8), np.empty(pitch, dtype=np.uint8)
+    bits, integers = np.empty(words, dtype=np.uint64), np.empty(8 * (runs + 2), dtype=np.int32)
+    for i in range(pitch):
+        within[i] = np.uint8(i < columns)
+    _lay_octets(mask, pitch, within, octets, 0)
+    _fill(octets, rows * pitch, 64 * n_words, np.uint8(0))
+    _pack(octets, 0, n_words, bits)
+    n = _find_runs(bits, n_words, integers)
+    ends, root, others = integers[1 : 2 * n + 1], integers[2 * n + 2 :][:n], integers[3 * n + 2 :]
+    return _label_runs(ends, n, pitch, columns, min_area_px, root, others, labels).shape[0]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -1644,48 +1668,51 @@ def take_label(labels, number, mask_out):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _largest(place):
-    """Rows and columns of an image that none of the images exceeds in either."""
-    rows, columns = 0, 0
-    for i in range(place.shape[0]):
-        rows, columns = max(rows, place[i, 1]), max(columns, place[i, 2])
-    return rows, columns
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def segment_many(place, transmission, known, noise_std, seeds, threshold, floor, min_area_px, masks, work):
-    """Write the mask of the cell in each of N images, as `segment_into` does.
+def segment_many(place, transmission, known, noise_std, seeds, threshold, floor, min_area_px, labels, work):
+    """Find the cells in each of N images, as `segment_into` and `label_parts` do.
 
     place int64 of shape (N, 3): of each image, where it begins in the flat arrays, its rows and its columns.
-    transmission, noise_std float32, known, seeds, masks bool, all flat; work as from `segment_work`, for images as
-    large or larger.
+    transmission, noise_std float32, known, seeds bool, labels int32, all flat; work as from `segment_work`, for images
+    as large or larger. Return int64 arrays (cells, 2), image and label of each cell, and (cells, 5), its first and last
+    row, first and last column, and pixels.
     """
+    cells, extents = (
+        np.empty((place.shape[0] + 8, 2), dtype=np.int64),
+        np.empty((place.shape[0] + 8, 5), dtype=np.int64),
+    )
+    integers = work[1].reshape(work[1].size)
+    room = work[1].shape[1]
+    count = 0
     for i in range(place.shape[0]):
-        first, rows, columns = place[i]
-        stop = first + rows * columns
-        segment_into(
-            transmission[first:stop].reshape(rows, columns),
-            known[first:stop].reshape(rows, columns),
-            noise_std[first:stop].reshape(rows, columns),
-            seeds[first:stop].reshape(rows, columns),
-            threshold,
-            floor,
-            min_area_px,
-            masks[first:stop].reshape(rows, columns),
-            work,
-        )
+        begin, rows, columns = place[i, 0], place[i, 1], place[i, 2]
+        stop = begin + rows * columns
+        _fill(labels, begin, stop, np.int32(0))
+        n, first = _find_cell(
+            transmission[begin:stop].reshape(rows, columns), known[begin:stop].reshape(rows, columns),
+            noise_std[begin:stop].reshape(rows, columns), seeds[begin:stop].reshape(rows, columns), threshold, floor,
+            min_area_px, work,
+        )  # fmt: skip
+        if n == 0:
+            continue
+        own = _label_runs(
+            integers[1 : 2 * n + 1], n, _pitch(columns), columns, min_area_px, integers[room:][:n],
+            integers[room + n :], labels[begin + first * columns : stop],
+        )  # fmt: skip
+        if count + own.shape[0] > cells.shape[0]:
+            most = 2 * (count + own.shape[0])
+            cells, extents = _longer(cells, count, most), _longer(extents, count, most)
+        for k in range(own.shape[0]):
+            cells[count, 0], cells[count, 1] = i, k + 1
+            extents[count] = own[k]
+            extents[count, 0] += first
+            extents[count, 1] += first
+            count += 1
+    return cells[:count], extents[:count]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def label_many(place, masks, min_area_px, labels, parts):
-    """Number the cells in each of N masks, as `label_parts` does.
-
-    place and masks as in `segment_many`; labels int32, flat like the masks; parts int64 of shape (N,) receives how many
-    cells each has.
-    """
-    work = _label_work(*_largest(place))
-    for i in range(place.shape[0]):
-        first, rows, columns = place[i]
-        stop = first + rows * columns
-        mask, label = masks[first:stop].reshape(rows, columns), labels[first:stop].reshape(rows, columns)
-        parts[i] = _label_into(mask, min_area_px, label, work)
+def _longer(rows, count, most):
+    """An array of so many rows, of which the first ones are those given."""
+    longer = np.empty((most, rows.shape[1]), rows.dtype)
+    longer[:count] = rows[:count]
+    return longer

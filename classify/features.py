@@ -10,6 +10,7 @@ pixels (or its convex hull), which is smaller by about half the perimeter. Exist
 that convention, and dclab computes the same numbers from the same mask.
 """
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from ._feature_kernels import (
     TEXTURE_LEVELS,
     TEXTURE_TOP,
     TRANSMISSION_FLOOR,
+    feature_room,
     measure_into,
     measure_many,
 )
@@ -34,6 +36,7 @@ __all__ = [
     "measure_cell",
 ]
 
+_own = threading.local()  # each thread's work arrays
 _CALIBRATED_TO_PIXELS = {"um": "px", "um2": "px2", "um3": "px3", "per_um": "per_px"}
 
 
@@ -184,6 +187,7 @@ def measure_cell(
 def measure_images(
     place: np.ndarray,
     cells: np.ndarray,
+    extents: np.ndarray,
     labels: np.ndarray,
     transmission: np.ndarray,
     known: np.ndarray,
@@ -194,7 +198,7 @@ def measure_images(
 
     Parameters
     ----------
-    place, cells, labels, transmission, known
+    place, cells, extents, labels, transmission, known
         As `segment_images` takes and gives them.
     pixel_um : float or None
         Side of the square pixel [µm].
@@ -204,6 +208,17 @@ def measure_images(
     values : ndarray of shape (M, features), float64
         In the order of `FEATURES`.
     """
+    room = _room_for(int(place[:, 1].max(initial=1)), int(place[:, 2].max(initial=1)), transmission)
     values = np.empty((len(cells), len(FEATURES)))
-    measure_many(place, cells, labels, transmission, known, 1.0 if pixel_um is None else float(pixel_um), values)
+    pixel = 1.0 if pixel_um is None else float(pixel_um)
+    measure_many(place, cells, extents, labels, transmission, known, pixel, room, values)
     return values
+
+
+def _room_for(rows: int, columns: int, transmission: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The thread's work arrays, kept from image to image: to ask for memory costs more than to use it."""
+    held = getattr(_own, "held", (0, 0))
+    if rows > held[0] or columns > held[1]:
+        _own.held = held = max(rows, held[0]), max(columns, held[1])
+        _own.room = feature_room(held[0], held[1], transmission[:0])
+    return _own.room

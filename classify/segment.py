@@ -108,13 +108,12 @@ def segment_images(
     known: np.ndarray,
     noise_std: np.ndarray,
     seeds: np.ndarray,
-    masks: np.ndarray,
     labels: np.ndarray,
     *,
     threshold: float = THRESHOLD,
     floor: float = FLOOR,
     min_area_px: int = MIN_AREA_PX,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """`segment_cell` and `separate_parts` for many images in flat arrays; nothing is checked.
 
     Parameters
@@ -123,8 +122,8 @@ def segment_images(
         Where the pixels of each image begin, its rows and columns.
     transmission, noise_std : ndarray of shape (pixels,), float32
     known, seeds : ndarray of shape (pixels,), bool
-    masks, labels : ndarray of shape (pixels,), bool and int32
-        Written: pixels of cells, and of which of the image's cells, from 1 on.
+    labels : ndarray of shape (pixels,), int32
+        Written: to which of the image's cells each pixel belongs, from 1 on; 0 to none.
     threshold, floor, min_area_px
         As for `segment_cell`.
 
@@ -132,16 +131,14 @@ def segment_images(
     -------
     cells : ndarray of shape (M, 2), int64
         Image and label of each cell.
+    extents : ndarray of shape (M, 5), int64
+        First and last row, first and last column, and pixels of each.
     """
-    parts = np.empty(len(place), np.int64)
     work = _work_for(int(place[:, 1].max(initial=1)), int(place[:, 2].max(initial=1)))
-    kernels.segment_many(
-        place, transmission, known, noise_std, seeds, float(threshold), float(floor), int(min_area_px), masks, work
+    cells, extents = kernels.segment_many(
+        place, transmission, known, noise_std, seeds, float(threshold), float(floor), int(min_area_px), labels, work
     )
-    kernels.label_many(place, masks, int(min_area_px), labels, parts)
-    image = np.repeat(np.arange(len(place)), parts)
-    before = np.cumsum(parts) - parts
-    return np.stack([image, np.arange(image.size) - before[image] + 1], axis=1)
+    return cells, extents
 
 
 def _work_for(rows: int, columns: int) -> tuple[np.ndarray, ...]:

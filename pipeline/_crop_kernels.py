@@ -25,22 +25,28 @@ def draw_seeds(labels, boxes, groups, steps, place, seeds):
     widest = 0
     for n in range(place.shape[0]):
         widest = max(widest, place[n, 2])
-    line = np.empty(widest, np.bool_)
+    line, column_of = np.empty(widest, np.bool_), np.empty(widest, np.int64)
     for n in range(place.shape[0]):
         begin, rows, columns = place[n, 0], place[n, 1], place[n, 2]
         top, left, group = boxes[n, 0], boxes[n, 2], groups[n]
         height, width = boxes[n, 1] + 1 - top, boxes[n, 3] + 1 - left
+        first, stop = columns, 0  # of the pixels whose columns lie in the box
+        for c in range(columns):
+            column_of[c] = math.floor(steps[n, 2] + c * steps[n, 3])
+            if column_of[c] >= 0 and column_of[c] < width:
+                first, stop = min(first, c), c + 1
         before = -1
         line[:] = False
         for r in range(rows):
             row = min(max(math.floor(steps[n, 0] + r * steps[n, 1]), -1), height)
             if row != before:  # several rows of pixels lie in one of bins
                 before = row
-                bins = labels[min(top + max(row, 0), labels.shape[0] - 1), left : left + width]
-                for c in range(columns):
-                    column = math.floor(steps[n, 2] + c * steps[n, 3])
-                    inside = column >= 0 and column < width and row >= 0 and row < height
-                    line[c] = inside and bins[column] == group
+                if row < 0 or row == height:
+                    line[:] = False
+                else:
+                    bins = labels[top + row, left : left + width]
+                    for c in range(first, stop):
+                        line[c] = bins[column_of[c]] == group
             _copy(line, seeds, begin + r * columns, columns)
 
 
@@ -98,6 +104,29 @@ def mark_repeated(boxes, share):
                 repeated[i] = True
                 break
     return repeated
+
+
+@njit(nogil=True, cache=True)
+def most_alike(boxes, others):
+    """Of each box, the one among others with which it shares most of the area that both cover; -1 if none; int64 (M,).
+
+    float64 (M, 4) and (N, 4), begin and end of lines and of positions.
+    """
+    like = np.full(boxes.shape[0], -1, dtype=np.int64)
+    for i in range(boxes.shape[0]):
+        area = (boxes[i, 1] - boxes[i, 0]) * (boxes[i, 3] - boxes[i, 2])
+        most = 0.0
+        for k in range(others.shape[0]):
+            lines = min(boxes[i, 1], others[k, 1]) - max(boxes[i, 0], others[k, 0])
+            width = min(boxes[i, 3], others[k, 3]) - max(boxes[i, 2], others[k, 2])
+            if lines <= 0.0 or width <= 0.0:
+                continue
+            shared = lines * width
+            share = shared / (area + (others[k, 1] - others[k, 0]) * (others[k, 3] - others[k, 2]) - shared)
+            if share > most:
+                most = share
+                like[i] = k
+    return like
 
 
 @njit(cache=True)

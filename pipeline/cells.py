@@ -87,7 +87,7 @@ def score_kernels(job: Job, segment: Segment, clock: SegmentClock, event: Event)
     with _open(job) as capture:
         lines = _lines(capture, segment, clock, event.line_first - 8, event.line_last + 9)
     tau = (event.tau_first_samples, event.tau_last_samples)
-    return kernel_scores(*lines.for_kernels(), job.survey.background, job.survey.tables, tau)
+    return kernel_scores(*lines.for_kernels, job.survey.background, job.survey.tables, tau)
 
 
 def measure_events(
@@ -194,7 +194,7 @@ def raw_transmission(lines: Lines, background: Background, tau: tuple[float, flo
         NaN where the empty line is too dark to divide by. Lines are placed to the nearest whole sample; columns are at
         floor(tau[0]) … ceil(tau[1]) samples.
     """
-    samples, origin, starts = lines.for_kernels()
+    samples, origin, starts = lines.for_kernels
     offset = np.arange(int(np.floor(tau[0])), int(np.ceil(tau[1])) + 1)
     index = np.round(starts).astype(int)[:, None] + offset
     place = index - starts[:, None]

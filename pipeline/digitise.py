@@ -258,7 +258,7 @@ class _Session:
         assert self.grid is not None
         background, tables, grid = self.empty_line.background, self.empty_line.tables, self.grid
         lines = self._lines(samples, window, reach_lines("regularised", grid) + 1)
-        own, origin, starts = lines.for_kernels()
+        own, origin, starts = lines.for_kernels
         beside = 4 / grid.columns_per_sample  # room for the spline
         tau = window.tau[0] - beside, window.tau[1] + beside
         rows = window.rows[0], window.rows[1] + 0.5 * grid.lines_per_row

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ..acquisition.source import Block, EndOfStream, Source, SourceError
-from ..sr.detect import BESIDE_FLAGGED_ROWS, ROW_LINES, events_in_rows
+from ..sr.detect import BESIDE_FLAGGED_ROWS, ROW_LINES, Events, events_in_rows
 from ..sr.live_clock import LockedLines, TrackingClock
 from .crops import grey_crops
 from .labels import CellModel
@@ -132,19 +132,24 @@ class Account:
         return 0 if self.first_index is None else self.end_index - self.first_index
 
 
+def events_of(setup: Setup, piece: Piece) -> Events:
+    """Events in the rows of a piece that are wanted, its own and others."""
+    empty, lines = setup.empty_line, piece.lines
+    return events_in_rows(
+        *lines.for_kernels, piece.wanted, lines.first_line, empty.tables, empty.detector,
+        min_significance=setup.settings.cells.min_significance,
+    )  # fmt: skip
+
+
 def measure_piece(
     setup: Setup, calibration: Calibration, piece: Piece, picture: Callable[[Images], Any]
 ) -> Measured | None:
     """Cells of the events that begin in a piece, see ``measure.measure_events``; None where there is no event."""
-    empty, lines = setup.empty_line, piece.lines
-    events = events_in_rows(
-        *lines.for_kernels(), piece.wanted, lines.first_line, empty.tables, empty.detector,
-        min_significance=setup.settings.cells.min_significance,
-    )  # fmt: skip
+    events = events_of(setup, piece)
     own = (events.line_first >= piece.own_first) & (events.line_first < piece.own_stop)
     if not own.any():
         return None
-    return measure_events(setup, calibration.grid, lines, events.some(own), picture)
+    return measure_events(setup, calibration.grid, piece.lines, events.some(own), picture)
 
 
 def measure_some(
@@ -158,7 +163,9 @@ def measure_some(
 
     ``pick(n)`` chooses among n objects; bool (n,).
     """
-    found = find_objects(piece, setup.settings.cells.min_significance)
+    # each object that :func:`measure_piece` would take for this piece's own, and no other: see ``Piece.clear``
+    events = None if piece.clear else events_of(setup, piece)
+    found = find_objects(piece, setup.settings.cells.min_significance, events)
     boxes = found.boxes
     picked = pick(len(found))
     pictured = np.zeros(len(found), dtype=np.bool_)

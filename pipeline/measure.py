@@ -7,7 +7,7 @@ The same for a capture's events and for those of a live stream: nothing here kno
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,14 @@ from ..sr.methods import METHODS, reach_lines, reconstruct_one_by_one
 from ..sr.reconstruct import Grid, Method, TransmissionImage, Windows, reconstruct, reconstruct_windows
 from ..sr.refine import reconstruct_regularised
 from ..sr.sampling import gaussian_response
-from ._crop_kernels import draw_seeds, mark_repeated, measure_extents
+from ._crop_kernels import draw_seeds, mark_repeated
 from .settings import Settings
 from .survey import Geometry
 
 # Pixels kept around a cell, for its crop.
 PATCH_ROOM_PX = 16
-# Images worked on at once have about so many pixels in all: they stay in a core's own cache.
-_PIXELS_AT_ONCE = 1 << 17
+# Images worked on at once have about so many pixels in all: more would leave the caches, fewer would cost more calls.
+_PIXELS_AT_ONCE = 1 << 18
 # Of two boxes of one cell, the smaller lies to this share in the other.
 _SAME_CELL_SHARE = 0.7
 
@@ -95,6 +95,7 @@ class Lines:
         begin, end = max(0, int(np.floor(own[0])) - 4), int(np.ceil(own[-1])) + 4
         return Lines(self.samples[begin:end], self.index + begin, first, own - begin)
 
+    @cached_property
     def for_kernels(self) -> tuple[np.ndarray, int, np.ndarray]:
         """Samples, origin and starts of the lines on a time line that keeps each sample's converter."""
         origin = self.index % CONVERTERS
@@ -192,12 +193,13 @@ def measure_events(
     """
     pixel_um = setup.pixel_um(grid)
     windows, seen, pictures = _windows(setup, grid, lines, events), [], []
-    kernel_lines, steps = lines.for_kernels(), _seed_steps(grid, events, windows)
+    kernel_lines, steps = lines.for_kernels, _seed_steps(grid, events, windows)
     for part in _parts(windows):
         images, saturated = _images(setup, grid, kernel_lines, events.some(part), windows.some(part), steps[part])
         values = measure_images(
-            images.place, images.cells, images.labels, images.transmission, images.known, pixel_um=pixel_um
-        )
+            images.place, images.cells, images.extents, images.labels, images.transmission, images.known,
+            pixel_um=pixel_um,
+        )  # fmt: skip
         seen.append((images.cells[:, 0] + part.start, images.extents, values, saturated))
         pictures.append(picture(images))
     of, extents, values, saturated = (np.concatenate(arrays) for arrays in zip(*seen, strict=True))
@@ -280,7 +282,7 @@ def image_of(
     top = rows[0] + skipped_rows * grid.lines_per_row
     used = lines.part(int(np.floor(top)) - reach, int(np.ceil(rows[1])) + reach + 1)
     empty = setup.empty_line
-    samples, origin, starts = used.for_kernels()
+    samples, origin, starts = used.for_kernels
     known = samples, origin, starts, used.first_line, empty.background, empty.tables, grid
     if setup.method == "gridding":  # the same bytes, however an image is cut
         return reconstruct(*known, rows=rows, tau=tau, skipped_rows=skipped_rows)
@@ -291,7 +293,7 @@ def image_and_mask(setup: Setup, grid: Grid, lines: Lines, event: Event) -> tupl
     """Which pixels of an event's image belong to its cells, and which are known; bool (rows, columns)."""
     one = Events.of(event)
     windows = _windows(setup, grid, lines, one)
-    images, _ = _images(setup, grid, lines.for_kernels(), one, windows, _seed_steps(grid, one, windows))
+    images, _ = _images(setup, grid, lines.for_kernels, one, windows, _seed_steps(grid, one, windows))
     shape = tuple(images.place[0, 1:])
     return images.labels.reshape(shape) > 0, images.known.reshape(shape).copy()
 
@@ -339,29 +341,27 @@ def _images(
 ) -> tuple[Images, np.ndarray]:
     """Images of events with the cells in them, and the samples on a rail in each."""
     empty, settings = setup.empty_line, setup.settings.cells
-    transmission, std, known, seeds, masks, labels = _room(windows.pixels)
+    transmission, std, known, seeds, labels = _room(windows.pixels)
     known_lines = *lines, empty.background, empty.tables, windows
     if setup.method == "gridding":
         saturated = reconstruct_windows(*known_lines, transmission, std, known)
     else:
         saturated = reconstruct_one_by_one(setup.reconstruct, grid, *known_lines, transmission, std, known)
     draw_seeds(events.labels, events.boxes, events.groups, steps, windows.place, seeds)
-    cells = segment_images(
-        windows.place, transmission, known, std, seeds, masks, labels, floor=settings.min_deviation,
+    cells, extents = segment_images(
+        windows.place, transmission, known, std, seeds, labels, floor=settings.min_deviation,
         min_area_px=settings.min_area_px,
     )  # fmt: skip
-    extents = np.empty((len(cells), 5), np.int64)
-    measure_extents(windows.place, cells, labels, extents)
     return Images(windows.place, transmission, known, labels, cells, extents), saturated
 
 
 def _room(pixels: int) -> tuple[np.ndarray, ...]:
-    """The thread's flat arrays: transmission, std, known, seeds, masks, labels."""
-    types = (np.float32, np.float32, np.bool_, np.bool_, np.bool_, np.int32)
-    if pixels > 4 * _PIXELS_AT_ONCE:  # an event without end: not to be kept
+    """The thread's flat arrays: transmission, std, known, seeds, labels."""
+    types = (np.float32, np.float32, np.bool_, np.bool_, np.int32)
+    if pixels > 2 * _PIXELS_AT_ONCE:  # an event without end: not to be kept
         return tuple(np.empty(pixels, dtype) for dtype in types)
     if not hasattr(_own, "room"):
-        _own.room = tuple(np.empty(4 * _PIXELS_AT_ONCE, dtype) for dtype in types)
+        _own.room = tuple(np.empty(2 * _PIXELS_AT_ONCE, dtype) for dtype in types)
     return tuple(array[:pixels] for array in _own.room)
 
 

@@ -2,8 +2,12 @@
 
 Blocks end anywhere; cells do not. Between blocks the cutter keeps the lines that a coming flag might still need, so
 that every piece holds its events whole, with the margin that their images ask for. What lies within a block is one
-piece, and looked at where it is; what lies across a border is copied. What is flagged without end is cut into pieces
-that overlap: an event belongs to the piece in which it begins.
+piece, and looked at where it is; what lies across a border is copied.
+
+What is flagged without end is cut in the widest gap between flagged rows near by. No object reaches into such a gap,
+whichever way objects are looked for, so each belongs to one piece. Where there is no gap, pieces overlap, and an object
+belongs to the piece in which it begins. Two ways may see it begin on different lines: of such pieces, which are not
+``clear``, the events alone say where.
 """
 
 import math
@@ -12,8 +16,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..sr._screen_kernels import append_flags, copy_samples, flagged_groups, rows_near
-from ..sr.detect import BESIDE_FLAGGED_ROWS, ROW_LINES
+from ..sr._screen_kernels import append_flags, copy_samples, flagged_groups, rows_near, widest_gap
+from ..sr.detect import BESIDE_FLAGGED_ROWS, GAP_ROWS, ROW_LINES
 from ..sr.empty_line import EmptyLine
 from ..sr.live_clock import LockedLines
 from ..sr.screen import screen_rows
@@ -22,6 +26,9 @@ from .measure import Lines
 # Objects are taken to be no longer than this along the flow; where its scale is unknown, than this many lines.
 _LONGEST_OBJECT_UM, _LONGEST_OBJECT_LINES = 60.0, 1024
 _OVERLAP_BOUNDS_LINES = (64, 4096)
+# From a flagged row to the next, if no object of either way (``measure_piece``, ``find_objects``) is to reach across:
+# between what is looked at of both, more rows are left than join the parts of an event.
+_LEAST_GAP_ROWS = 2 * BESIDE_FLAGGED_ROWS + GAP_ROWS + 2
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,9 @@ class Piece:
     wanted : ndarray of shape (rows,), bool
         Rows to look at closely.
     own_first, own_stop : int
-        The piece's events are those that begin at line ``own_first`` … ``own_stop`` - 1.
+        The piece's objects are those that begin at line ``own_first`` … ``own_stop`` - 1.
+    clear : bool
+        Whether no object reaches across these two lines; else the first line of an event decides, however it is seen.
     empty_line : EmptyLine
     host_ns, block_end : int
         When the block that completed it was there, and the digitiser's index of that block's end.
@@ -43,6 +52,7 @@ class Piece:
     wanted: np.ndarray
     own_first: int
     own_stop: int
+    clear: bool
     empty_line: EmptyLine
     host_ns: int
     block_end: int
@@ -143,34 +153,44 @@ class PieceCutter:
 
     def _cut(self, now: "_Open", *, at_end: bool) -> list["Cut"]:
         """Complete pieces of what is open; the rest stays open."""
-        rows, margin, overlap = now.flags.size, self._margin_rows, self._overlap_rows
+        rows, margin, longest = now.flags.size, self._margin_rows, self._overlap_rows
         pieces: list[Cut] = []
         inside = now.first_row_inside()
         keep = max(0, rows - margin)  # the first row that stays open
-        owned = max(now.own_row - now.first_row, 0)
+        owned, clear = max(now.own_row - now.first_row, 0), now.own_clear
         for first, last in flagged_groups(now.flags, 2 * margin).tolist():
+            begin = max(first, owned)
             while last + margin >= rows and not at_end:
                 # not complete; what is longer than an object may be, is cut
-                stop = rows - overlap - margin
-                if stop - max(first, owned) < overlap:
-                    keep = min(keep, max(0, max(first, owned) - margin))
+                stop = rows - longest - margin
+                if stop - begin < longest:
+                    keep = min(keep, max(0, begin - margin))
                     break
-                pieces.append(self._piece(now, max(first, owned) - margin, rows, owned, stop))
+                before, behind = widest_gap(now.flags, begin, stop - longest, rows - margin)
+                if behind - before >= _LEAST_GAP_ROWS:
+                    stop = (before + behind + 1) // 2
+                    pieces.append(self._piece(now, begin - margin, before + margin + 1, owned, stop, clear))
+                    begin, clear = behind, True
+                else:
+                    pieces.append(self._piece(now, begin - margin, rows, owned, stop, False))
+                    begin, clear = stop, False
                 owned = stop
             else:
-                piece = self._piece(now, max(first, owned) - margin, last + margin + 1, owned, rows)
-                before = pieces[-1] if pieces else piece
-                if before.first >= inside and before.own_first == owned and pieces:
-                    pieces[-1] = replace(before, stop=piece.stop)
+                piece = self._piece(now, begin - margin, last + margin + 1, owned, rows, clear)
+                before_it = pieces[-1] if pieces else piece
+                if before_it.first >= inside and before_it.own_first == owned and pieces:
+                    pieces[-1] = replace(before_it, stop=piece.stop)
                 else:
                     pieces.append(piece)
-        self._open = None if at_end else now.from_row(keep, now.first_row + owned)
+                if not clear:  # what follows is far from where this one was cut
+                    owned, clear = piece.stop, True
+        self._open = None if at_end else now.from_row(keep, now.first_row + owned, clear)
         return pieces
 
-    def _piece(self, now: "_Open", first: int, stop: int, own_first: int, own_stop: int) -> "Cut":
+    def _piece(self, now: "_Open", first: int, stop: int, own_first: int, own_stop: int, clear: bool) -> "Cut":
         assert self._empty_line is not None  # rows are screened before they are flagged
         first, stop = max(0, first), min(stop, now.flags.size)
-        return Cut(now, first, stop, own_first, own_stop, self._empty_line, self._host_ns, self._block_end)
+        return Cut(now, first, stop, own_first, own_stop, clear, self._empty_line, self._host_ns, self._block_end)
 
 
 @dataclass(frozen=True)
@@ -182,6 +202,7 @@ class Cut:
     stop: int
     own_first: int
     own_stop: int
+    clear: bool
     empty_line: EmptyLine
     host_ns: int
     block_end: int
@@ -205,6 +226,7 @@ class Cut:
             rows_near(self.open.flags, self.first, self.stop, BESIDE_FLAGGED_ROWS),
             line + self.own_first * ROW_LINES,
             line + self.own_stop * ROW_LINES,
+            self.clear,
             self.empty_line,
             self.host_ns,
             self.block_end,
@@ -226,14 +248,15 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Open:
-    """Rows not done with, from row ``first_row`` on; events that begin before ``own_row`` are.
+    """Rows not done with, from row ``first_row`` on; objects that begin before ``own_row`` are.
 
-    parts: of consecutive blocks, with places after sample ``index`` of the digitiser. flags: of the rows screened so
-    far.
+    own_clear: whether none reaches across that row. parts: of consecutive blocks, with places after sample ``index``
+    of the digitiser. flags: of the rows screened so far.
     """
 
     first_row: int
     own_row: int
+    own_clear: bool
     index: int
     parts: tuple[_Part, ...]
     flags: np.ndarray
@@ -241,7 +264,7 @@ class _Open:
     @classmethod
     def at(cls, first_row: int, index: int) -> "_Open":
         """Nothing yet, from a row on."""
-        return cls(first_row, first_row, index, (), np.empty(0, dtype=np.bool_))
+        return cls(first_row, first_row, True, index, (), np.empty(0, dtype=np.bool_))
 
     def with_block(
         self, block: np.ndarray, block_index: int, lines: LockedLines, first_row: int, flags: np.ndarray
@@ -304,7 +327,7 @@ class _Open:
         samples = self.take(begin, math.ceil(starts[-1]) + 4)
         return Lines(samples, self.index + begin, first_line, starts - begin)
 
-    def from_row(self, row: int, own_row: int) -> "_Open":
+    def from_row(self, row: int, own_row: int, own_clear: bool) -> "_Open":
         """What is left from a row on, apart from the block's memory."""
         line = (self.first_row + row) * ROW_LINES
         begin = max(self.parts[0].place, math.floor(self.starts(line, 1, 1)[0]) - 4)
@@ -315,4 +338,7 @@ class _Open:
                 samples = part.samples[max(begin - part.place, 0) :].copy()
                 samples.flags.writeable = False
                 kept.append(replace(part, place=end - samples.size, samples=samples).moved(-begin))
-        return _Open(self.first_row + row, own_row, self.index + begin, tuple(kept), self.flags[row:].copy())
+        flags = self.flags[row:].copy()
+        if own_clear:  # what was flagged before is done with
+            flags[: max(own_row - self.first_row - row, 0)] = False
+        return _Open(self.first_row + row, own_row, own_clear, self.index + begin, tuple(kept), flags)

@@ -208,7 +208,7 @@ def _measure_window(job: Job, grid: Grid, box: Box, shape: tuple[int, int], halv
     left = max(0.0, min((box[2] + box[3] - width) / 2, lit - width))
     beyond = reach_lines(job.setup.method, grid) + 1
     lines = read_lines(job, segment, clock, int(top) - beyond, int(top + length) + beyond + 1)
-    samples, origin, starts = lines.for_kernels()
+    samples, origin, starts = lines.for_kernels
     background = job.survey.background
     first, second = images_of_halves(
         samples, origin, starts, lines.first_line, background, job.survey.tables, fine,

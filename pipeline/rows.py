@@ -6,9 +6,11 @@ import numpy as np
 
 from ..classify import FEATURES, feature_columns
 from ..sr._kernels import CONVERTERS
+from ..sr.detect import Events
 from ..sr.reconstruct import Grid
 from ..sr.screen import ROW_LINES
 from ..sr.summary import Summary, sum_up, summary_of
+from ._crop_kernels import most_alike
 from .live_results import CellBatch
 from .measure import Measured, Setup
 from .pieces import Piece
@@ -18,7 +20,7 @@ def cell_batch(measured: Measured, which: np.ndarray, crop_px: int) -> CellBatch
     """Measured cells, or some of them (bool), with the pictures that :func:`crops.grey_crops` made."""
     none = (np.empty((0, crop_px, crop_px), np.uint8), np.empty((0, crop_px, crop_px), np.bool_), np.empty(0, np.bool_))
     parts = zip(*measured.pictures, strict=True) if measured.pictures else ([array] for array in none)
-    crops, masks, cut = (np.concatenate(arrays) for arrays in parts)
+    crops, masks, cut = (arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for arrays in parts)
     columns = measured.columns | {"crop_cut": cut.astype(np.int64)}
     which = which & measured.new
     if not which.all():
@@ -61,17 +63,31 @@ class Found:
         )  # fmt: skip
 
 
-def find_objects(piece: Piece, min_significance: float) -> Found:
-    """Objects that begin in a piece and reach a significance, by the sums of the screen."""
+def find_objects(piece: Piece, min_significance: float, events: Events | None = None) -> Found:
+    """Objects that begin in a piece and reach a significance, by the sums of the screen.
+
+    With the piece's events, an object begins where that which is most like it does; without such, it is none.
+    """
     lines, screen = piece.lines, piece.empty_line.screen
     sums = sum_up(lines.samples, lines.index % CONVERTERS, lines.starts, piece.wanted, screen)
     summary = summary_of(sums, lines.first_line, screen.box_samples)
-    own = (summary.line_first >= piece.own_first) & (summary.line_first < piece.own_stop)
+    begin = summary.line_first if events is None else _begin_of_events(summary, events)
+    own = (begin >= piece.own_first) & (begin < piece.own_stop)
     own &= ~_belongs_to_larger(summary)
     summary = summary.some(own & (summary.significance >= min_significance))
     places = np.stack([summary.line_first, summary.line_last + 1.0, summary.line_centre])
     starts = lines.index + np.interp(places - lines.first_line, np.arange(lines.starts.size), lines.starts)
     return Found(summary, *starts)
+
+
+def _begin_of_events(summary: Summary, events: Events) -> np.ndarray:
+    """First line of the event most like each object, int64 (N,); before any line without one."""
+    objects, others = (
+        np.stack([one.line_first, one.line_last + 1, one.tau_first_samples, one.tau_last_samples], axis=1)
+        for one in (summary, events)
+    )
+    like = most_alike(objects, others)
+    return np.append(events.line_first, np.iinfo(np.int64).min)[like]
 
 
 def _belongs_to_larger(summary: Summary) -> np.ndarray:

@@ -17,6 +17,8 @@ import numpy as np
 from .. import __version__
 from ..acquisition.source import LoopSource, Source, SourceError
 from ..sr._kernels import CONVERTERS
+from ..sr._screen_kernels import widest_gap
+from ._crop_kernels import most_alike
 from .labels import CellModel
 from .live import LivePipeline
 from .live_display import LiveDisplay, LiveStatus
@@ -313,5 +315,8 @@ def warm_up(source: Source, calibration: Calibration, *, files: bool, model: Cel
     for error in (pipeline.error, few.error):
         if error is not None:
             raise error
+    # only where rows are flagged without end
+    widest_gap(np.zeros(1, np.bool_), 0, 0, 0)
+    most_alike(np.zeros((1, 4)), np.zeros((1, 4)))
     if files:
         warm_up_files(_columns(calibration, model), metadata, calibration.crop_px)

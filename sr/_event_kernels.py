@@ -41,12 +41,12 @@ def group_bins(significance, least_peak, join, gap_rows, labels, boxes, peaks):
 
     None are made where no bin reaches ``least_peak``.
     """
-    greatest = np.float32(0.0)
+    some = False
     for r in range(significance.shape[0]):
         row = significance[r]
         for c in range(row.shape[0]):
-            greatest = max(greatest, row[c])
-    if greatest < least_peak:
+            some |= row[c] >= least_peak
+    if not some:
         return 0
     near = np.empty(significance.shape, dtype=np.bool_)
     near_bins(significance, join, gap_rows, near)

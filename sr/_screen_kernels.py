@@ -302,6 +302,23 @@ def flagged_groups(flags, gap):
 
 
 @njit(cache=True)
+def widest_gap(flags, begin, first, stop):
+    """The flagged rows, from ``begin`` on, before and behind the widest gap between two, the last of equally wide ones.
+
+    Of gaps that begin before row ``stop`` and end in row ``first`` or later; without any, ``begin`` twice.
+    """
+    last, before, behind = -1, begin, begin
+    for r in range(begin, flags.shape[0]):
+        if flags[r]:
+            if last >= 0 and r >= first and r - last >= behind - before:
+                before, behind = last, r
+            last = r
+            if last >= stop:
+                break
+    return before, behind
+
+
+@njit(cache=True)
 def rows_near(flags, first, stop, beside):
     """Whether each of rows first … stop - 1 lies within ``beside`` rows of a flagged one; bool."""
     near = np.zeros(stop - first, dtype=np.bool_)

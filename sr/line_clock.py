@@ -27,6 +27,8 @@ from .tracking import (
 )
 
 BLOCK_LINES = 64
+# Where the start wanders from line to line, blocks are as short as it takes to see it, but no shorter than this.
+_LEAST_BLOCK_LINES = 4
 # From this many lines on, every fourth block is measured: the period's error doubles, far below the wander by then.
 DENSE_LINES = 1 << 18
 SPARSE_STRIDE = 4
@@ -147,6 +149,9 @@ def measure_segment_clocks(
     The samples are read in order, in pieces of fixed length. Where the clock is lost (the laser was off, the channel
     blocked), it is found again by correlation. If it comes back where it is due, the count of lines goes on; else
     another clock begins, and the one before ends with its last good line.
+
+    A start that wanders within the blocks is measured once more in shorter ones: within a block of B lines it wanders
+    by a variance of q·B/12 about their mean (q a line), where the best smoother errs by sqrt(v·q)/2, v that of a line.
     """
     period = background.period_samples
     if stop - first < (MIN_LINES + 2) * period:
@@ -156,6 +161,29 @@ def measure_segment_clocks(
     lines = (stop - first) / period
     stride = SPARSE_STRIDE if lines >= DENSE_LINES else 1
     block_lines = int(min(BLOCK_LINES, max(4, lines // 8)))
+    clocks, memory_lines = _clocks_of_blocks(read, first, stop, background, tables, block_lines, stride)
+    if stride == 1 and 1.5 * memory_lines < block_lines:
+        finer = max(_LEAST_BLOCK_LINES, round(memory_lines))
+        others, memory_lines = _clocks_of_blocks(read, first, stop, background, tables, finer, stride)
+        if 1.5 * memory_lines < block_lines:  # the shorter blocks see the start walk as well
+            clocks = others
+    return clocks
+
+
+def _clocks_of_blocks(
+    read: Callable[[int, int], np.ndarray],
+    first: int,
+    stop: int,
+    background: Background,
+    tables: LineTables,
+    block_lines: int,
+    stride: int,
+) -> tuple[tuple[SegmentClock, ...], float]:
+    """The clocks of a stretch, measured in blocks of so many lines, and the fewest lines that tell their wander.
+
+    That many are the memory of the best smoother, see :func:`_segment_clock`.
+    """
+    period = background.period_samples
     runs: list[list[np.ndarray]] = [[]]
     start, updates, line = np.nan, 0, 0.0
     last_good: np.ndarray | None = None  # the last block of this run that showed the clock
@@ -211,10 +239,11 @@ def measure_segment_clocks(
         ends.append(_good_until(read, before, reach, first, stop, background, tables, block_lines))
         begins.append(_good_until(read, after, -reach, first, stop, background, tables, block_lines))
         begins[-1] = max(begins[-1], ends[-1])
-    return tuple(
+    found = [
         _segment_clock(run, begin, end, background, block_lines)
         for run, begin, end in zip(measured, begins, [*ends, stop], strict=True)
-    )
+    ]
+    return tuple(clock for clock, _ in found), min(memory_lines for _, memory_lines in found)
 
 
 def _find_start(samples: np.ndarray, background: Background, block_lines: int) -> float:
@@ -248,7 +277,7 @@ def _good_until(
 
     Looked for within ``reach`` lines from the run's last or first good block.
     """
-    clock = _segment_clock(blocks, first, stop, background, block_lines)
+    clock, _ = _segment_clock(blocks, first, stop, background, block_lines)
     good = blocks[np.isfinite(blocks[:, 2])]
     centre = clock.line_at(good[-1 if reach > 0 else 0, 1])
     n = np.round(centre - 0.5 * block_lines * np.sign(reach) + np.sign(reach) * np.arange(abs(reach)))
@@ -286,8 +315,14 @@ def _local_period(
     return local if scatter[1] < 0.5 * scatter[0] else period
 
 
-def _segment_clock(blocks: np.ndarray, first: int, stop: int, background: Background, block_lines: int) -> SegmentClock:
-    """Smooth the blocks and number the lines whose lit part lies wholly within the samples first … stop."""
+def _segment_clock(
+    blocks: np.ndarray, first: int, stop: int, background: Background, block_lines: int
+) -> tuple[SegmentClock, float]:
+    """Smooth the blocks and number the lines whose lit part lies wholly within the samples first … stop.
+
+    With the clock, over how many lines the best smoother averages: sqrt(v / q), for lines of variance v and a start
+    that walks by q a line; infinite where it does not.
+    """
     droop = droop_delays(blocks, background)
     line, place, variance = blocks[:, 0], blocks[:, 1] - droop, credible_variance(blocks, _MOST_CHI2)
     terms = disturbances(blocks, background.period_samples, block_lines, droop)
@@ -318,4 +353,6 @@ def _segment_clock(blocks: np.ndarray, first: int, stop: int, background: Backgr
         beyond = max(line[0] - begin, 0.0), max(end - 1 - line[-1], 0.0)
         walked = sum(smoothed.place_walk * m + smoothed.period_walk * m**3 / 3 for m in beyond)
         clock = replace(clock, period_std_samples=float(np.hypot(clock.period_std_samples, np.sqrt(walked) / lines)))
-    return replace(clock, lines=lines, line=clock.line - begin)
+    of_line = block_lines * float(np.median(variance[np.isfinite(variance)]))
+    memory_lines = float(np.sqrt(of_line / smoothed.place_walk)) if smoothed.place_walk > 0 else np.inf
+    return replace(clock, lines=lines, line=clock.line - begin), memory_lines

@@ -249,10 +249,10 @@ def smooth_blocks(
     Notes
     -----
     Models tried: a straight line, a parabola and a cubic (an oscillator that drifts), each alone, and with a random
-    walk of the start or of the period; the densities are searched on a grid of decades. The most likely one is
-    taken, the simplest if it is nearly so (Kalman filter, Rauch-Tung-Striebel smoother; drift and phase terms
-    enter as regressors with a prior). Blocks further than six standard deviations off are dropped, and it is
-    done again.
+    walk of the start or of the period; the densities are searched on a grid of decades, then of quarters of the
+    best one. The most likely model is taken, the simplest if it is nearly so (Kalman filter, Rauch-Tung-Striebel
+    smoother; drift and phase terms enter as regressors with a prior). Blocks further than six standard deviations off
+    are dropped, and it is done again.
     """
     good = np.isfinite(variance)
     if good.sum() < 2:
@@ -347,8 +347,13 @@ def _most_likely(
             fits = [_filtered(line, columns, variance, walks, prior, order) for walks in family]
             fit = max(fits, key=lambda f: f.likelihood)
             if best is None or fit.likelihood > best.likelihood + WANDER_EVIDENCE:
-                best = fit
+                best, best_columns, best_prior = fit, columns, prior
     assert best is not None
+    if sum(best.walks) > 0:  # between the decades, too: a density wrong by half a decade costs 8 % of the accuracy
+        place, period = best.walks
+        nearby = [(place * 10**e, period * 10**e) for e in (-0.5, -0.25, 0.25, 0.5)]
+        fits = [_filtered(line, best_columns, variance, walks, best_prior, best.bends) for walks in nearby]
+        best = max([best, *fits], key=lambda f: f.likelihood)
     return best
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from stretchscope.classify._feature_kernels import measure_into, measure_many
+from stretchscope.classify._feature_kernels import feature_room, measure_into, measure_many
 from stretchscope.classify.features import FEATURES, measure_cell
 from stretchscope.data.stamps import cell_stamps
 
@@ -135,6 +135,12 @@ def test_few_and_many_texture_levels(slow_features, spread):
     assert_same_features(slow_features, mask, transmission, rng.random(mask.shape) < 0.9)
 
 
+def extent_of(mask):
+    """First and last row, first and last column, and pixels."""
+    rows, columns = np.nonzero(mask)
+    return rows.min(), rows.max(), columns.min(), columns.max(), rows.size
+
+
 @pytest.mark.kernel
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_many_cells_as_one_by_one(dtype):
@@ -155,7 +161,9 @@ def test_many_cells_as_one_by_one(dtype):
     cells = np.array(cells + cells[::-2], dtype=np.int64)
     flat = [np.concatenate([image.ravel() for image in kind]) for kind in (labels, images, known)]
     values = np.full((len(cells), len(FEATURES)), np.inf)
-    measure_many(np.array(place, dtype=np.int64), cells, *flat, 0.4, values)
+    extents = np.array([extent_of(labels[image] == label) for image, label in cells])
+    room = feature_room(23, 40, flat[1])
+    measure_many(np.array(place, dtype=np.int64), cells, extents, *flat, 0.4, room, values)
     assert len(cells) > 12
     for row, (image, label) in zip(values, cells, strict=True):
         expected = np.empty(len(FEATURES))

@@ -176,6 +176,10 @@ def test_parts_are_those_of_the_slow_version(slow_segment, seed, min_area_px):
 def test_many_images_are_segmented_as_one_by_one():
     """Of all shapes, with room between some of them that is left as it is; the work arrays are those of the largest."""
     cases = [draw_case(seed, 26) for seed in range(12)] + [(np.ones((0, 5)), np.ones((0, 5), dtype=bool), 0.1, {})]
+    dots = np.ones((72, 72))
+    for away in range(3):
+        dots[4 + away :: 12, 4:-1:12] = dots[4 + away :: 12, 5:-1:12] = dots[4 + away :: 12, 6:-1:12] = 0.5
+    cases.append((dots, dots > 0, 0.01, {}))
     gap = 3
     place, at = np.empty((len(cases), 3), dtype=np.int64), 0
     for i, (image, *_) in enumerate(cases):
@@ -183,7 +187,7 @@ def test_many_images_are_segmented_as_one_by_one():
         at += image.size + gap * (i % 2)
     transmission, noise_std = np.full((2, at), np.nan, dtype=np.float32)
     known, seeds = np.zeros((2, at), dtype=bool)
-    masks, between = np.ones((2, at), dtype=bool)
+    between = np.ones(at, dtype=bool)
     expected = []
     for (first, rows, columns), (image, seen, noise, options) in zip(place, cases, strict=True):
         own = slice(first, first + rows * columns)
@@ -193,18 +197,23 @@ def test_many_images_are_segmented_as_one_by_one():
         between[own] = False
         expected.append(segment_cell(image, seen, noise, seed_mask=seed, min_area_px=4) if image.size else seen)
     work = kernels.segment_work(*place[:, 1:].max(axis=0))
-    kernels.segment_many(place, transmission, known, noise_std, seeds, 5.0, 0.03, 4, masks, work)
-    labels, parts = np.full(at, -5, dtype=np.int32), np.empty(len(cases), dtype=np.int64)
-    kernels.label_many(place, masks, 4, labels, parts)
-    for (first, rows, columns), count, mask in zip(place, parts, expected, strict=True):
-        own = slice(first, first + rows * columns)
-        assert np.array_equal(masks[own].reshape(rows, columns), mask)
+    labels = np.full(at, -5, dtype=np.int32)
+    cells, extents = kernels.segment_many(place, transmission, known, noise_std, seeds, 5.0, 0.03, 4, labels, work)
+    listed = []
+    for i, ((first, rows, columns), mask) in enumerate(zip(place, expected, strict=True)):
+        own = labels[first : first + rows * columns].reshape(rows, columns)
         one = np.empty(mask.shape, dtype=np.int32)
-        assert count == kernels.label_parts(mask, 4, one)
-        assert np.array_equal(labels[own].reshape(rows, columns), one)
-    assert masks[between].all()
+        count = kernels.label_parts(mask, 4, one)
+        assert np.array_equal(own, one)
+        listed += [(i, label) for label in range(1, count + 1)]
+    assert cells.tolist() == [list(cell) for cell in listed]
+    for (image, label), extent in zip(cells, extents, strict=True):
+        first, rows, columns = place[image]
+        r, c = np.nonzero(labels[first : first + rows * columns].reshape(rows, columns) == label)
+        assert extent.tolist() == [r.min(), r.max(), c.min(), c.max(), r.size]
     assert (labels[between] == -5).all()
-    assert sorted(set(parts))[:2] == [0, 1]
+    assert len(set(cells[:, 0])) < len(cases)
+    assert np.count_nonzero(cells[:, 0] == len(cases) - 1) == 36  # more than there was room for at first
 
 
 @pytest.mark.kernel

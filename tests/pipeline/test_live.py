@@ -859,7 +859,7 @@ def test_pieces_give_the_rows_of_process_where_the_lines_are_the_same(
     starts = clock.line_start(clock.first_line + np.arange(lines + 1)) - segment.device_index
     whole = Lines(samples, segment.device_index, clock.first_line, starts)
     wanted = np.ones(lines // ROW_LINES, dtype=np.bool_)
-    piece = Piece(whole, wanted, whole.first_line, whole.stop_line, calibration.setup.empty_line, 0, samples.size)
+    piece = Piece(whole, wanted, whole.first_line, whole.stop_line, True, calibration.setup.empty_line, 0, samples.size)
     cells = cells_of(live.measure_piece(calibration.setup, calibration, piece, patches_of))
     assert len(cells) == batch.num_rows
     for name in cells[0].row:

@@ -5,6 +5,7 @@ The line starts are the simulated loop's own where nothing else is said, so that
 
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -12,10 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stretchscope.acquisition.simulated_loop import SimulatedLoop, simulated_loop
-from stretchscope.pipeline.live import measure_piece
-from stretchscope.pipeline.live_setup import Calibration
+from stretchscope.acquisition.source import LoopSource
+from stretchscope.pipeline.crops import grey_crops
+from stretchscope.pipeline.live import measure_piece, measure_some
+from stretchscope.pipeline.live_setup import Calibration, calibrate_on_source
 from stretchscope.pipeline.measure import cells_of, margin_lines, patches_of
 from stretchscope.pipeline.pieces import Piece, PieceCutter, screen_block
+from stretchscope.pipeline.settings import Settings
 from stretchscope.sr.live_clock import LockedLines, TrackingClock
 
 # What the calibration calls a line's start lies so far behind the pulse's own beginning.
@@ -119,6 +123,122 @@ def test_border_through_every_row_of_a_cell(crowd: SimulatedLoop, calibration: C
     for border in np.linspace(cell["sample_first"] - 20 * LINE, cell["sample_last"] + 20 * LINE, 16).astype(int):
         pieces = pieces_of(TrueClock(crowd, calibration), calibration, samples, [int(border)])
         assert_same(whole, rows_of(pieces, calibration))
+
+
+def rows_of_each(
+    loop: SimulatedLoop, pieces: Iterable[Piece], calibration: Calibration, first: bool
+) -> tuple[np.ndarray, list[bool]]:
+    """How many rows each of the loop's cells gets if every second piece has images, the first one or not; and which
+    pieces are clear."""
+    picture = partial(grey_crops, side=calibration.crop_px, transmission_at_0=0.0, transmission_at_255=1.7)
+    line, position, clear = [np.empty(0)], [np.empty(0)], []
+    for piece, images in zip(pieces, cycle([first, not first]), strict=False):
+        clear.append(piece.clear)
+        if images:
+            measured = measure_piece(calibration.setup, calibration, piece, picture)
+            found = [] if measured is None else [measured]
+        else:
+            found = measure_some(
+                calibration.setup, calibration, piece, picture, lambda n: np.zeros(n, np.bool_)
+            )  # fmt: skip
+        for some in found:
+            line.append((some.columns["line_first"] + some.columns["line_last"]) / 2)
+            position.append(some.columns["position_samples"])
+    cells = loop.cells
+    along = np.concatenate(line) - (cells["line_first"] + cells["line_last"])[:, None] / 2
+    across = np.concatenate(position) + LATE_SAMPLES - cells["x_um"][:, None] / loop.instrument.um_per_sample
+    near = (np.abs(along) < (cells["line_last"] - cells["line_first"])[:, None] / 2 + 6) & (np.abs(across) < 40)
+    return near.sum(axis=1), clear
+
+
+@pytest.fixture(scope="module")
+def throng() -> tuple[SimulatedLoop, Calibration]:
+    """Forty cells in 4 866 lines: one group of flagged rows, which has to be cut."""
+    loop = simulated_loop(
+        loop_samples=1 << 21, block_samples=1 << 16, cells_per_s=100_000, cell_diameter_um=(8.0, 12.0), seed=2
+    )
+    source = LoopSource(loop.samples, 5e9, metadata=loop.metadata, block_samples=1 << 19, paced=False)
+    return loop, calibrate_on_source(source, Settings())
+
+
+@pytest.mark.parametrize("rows_away", range(-4, 5))
+def test_one_row_each_though_every_second_piece_has_images(
+    rows_away: int, throng: tuple[SimulatedLoop, Calibration]
+) -> None:
+    """Images and sums see an object begin up to four rows apart. A border so far behind a cell's first row that a cut
+    as late as can be would lie about there, for each cell and either order: each has one row, not two or none."""
+    loop, calibration = throng
+    clear = []
+    for cell in loop.cells[4:-8]:
+        for first in (True, False):
+            border = int((cell["line_first"] + 4 * (rows_away + 108)) * loop.line_period_samples)
+            pieces = pieces_of(TrueClock(loop, calibration), calibration, loop.samples, [border])
+            rows, some = rows_of_each(loop, pieces, calibration, first)
+            assert (rows == 1).all(), (cell, first)
+            clear += some
+    assert np.mean(clear) > 0.9
+
+
+@pytest.mark.parametrize("size", [20 * LINE, 100_000, 1 << 19])
+def test_one_row_each_beside_what_is_flagged_without_end(
+    size: int, crowd: SimulatedLoop, calibration: Calibration
+) -> None:
+    """Beside a stripe there is nowhere to cut: pieces are not clear, and cells have one row each all the same."""
+    samples = shaded(crowd, -1, 10_000, (8.0, 20.0))
+    apart = crowd.cells["x_first_um"] / crowd.instrument.um_per_sample - LATE_SAMPLES > 32
+    for first in (True, False):
+        pieces = pieces_of(TrueClock(crowd, calibration), calibration, samples, every(size, samples.size))
+        rows, clear = rows_of_each(crowd, pieces, calibration, first)
+        assert (rows[apart] == 1).all()
+        assert len(clear) > 3
+        assert not any(clear)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    share=st.floats(0.0005, 0.3),
+    sizes=st.lists(st.integers(3 * LINE, 1 << 19), min_size=1, max_size=12),
+    seed=st.integers(0, 1 << 30),
+)
+def test_each_flagged_row_belongs_to_one_piece(
+    share: float, sizes: list[int], seed: int, crowd: SimulatedLoop, calibration: Calibration
+) -> None:
+    """Rows flagged at random: each is looked at by the one piece to which it belongs, with the margin that images need;
+    near borders of what is clear nothing is flagged; and what is open stays bounded."""
+    rng, clock = np.random.default_rng(seed), TrueClock(crowd, calibration)
+    cutter = PieceCutter(
+        partial(margin_lines, calibration.setup, calibration.grid), calibration.setup.geometry.um_per_line
+    )
+    margin = margin_lines(calibration.setup, calibration.grid, 0)
+    flagged, pieces, index, longest = [], [], 0, 0
+    for size in sizes:
+        block = crowd.samples[:size]
+        locked = clock.follow(block, index)
+        screened = []
+        for lines in locked:
+            first, flags, saturated = screen_block(block, index, lines)
+            flags = rng.random(flags.size) < share
+            flagged.append(first + np.flatnonzero(flags))
+            screened.append((first, flags, saturated))
+        pieces += [cut.piece() for cut in cutter.add(block, index, 0, locked, screened)]
+        index += size
+        longest = max(longest, 0 if cutter._open is None else cutter._open.flags.size)
+    pieces += [cut.piece() for cut in cutter.close()]
+    lines = 4 * np.concatenate(flagged)
+    first_own, stop_own = (np.array([getattr(piece, name) for piece in pieces]) for name in ("own_first", "own_stop"))
+    first = np.array([piece.lines.first_line for piece in pieces])
+    stop_own = np.minimum(stop_own, [piece.lines.stop_line for piece in pieces])
+    first_own = np.maximum(first_own, first)
+    owners = (lines >= first_own[:, None]) & (lines < stop_own[:, None])
+    assert (owners.sum(axis=0) == 1).all()
+    for piece, own in zip(pieces, owners, strict=True):
+        rows = (lines[own] - piece.lines.first_line) // 4
+        assert piece.wanted[rows].all()
+        if piece.clear and own.any():
+            assert lines[own].min() - piece.lines.first_line >= min(margin, lines[own].min() - 4)
+            if piece.own_stop < piece.lines.stop_line:
+                assert np.abs(lines - piece.own_stop).min() >= 4 * 5
+    assert longest < 3 * 88 + 2 * 40
 
 
 @pytest.mark.parametrize("size", [20 * LINE, 33_333, 100_000, 1 << 21])

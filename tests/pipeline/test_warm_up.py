@@ -8,6 +8,7 @@ SCRIPT = """
 import sys, tempfile
 from pathlib import Path
 
+import numpy as np
 from numba.core.dispatcher import Dispatcher
 
 from stretchscope.acquisition import CaptureWriter, open_capture
@@ -27,9 +28,16 @@ def compiled():
 
 def source_of(kind, folder):
     loop = simulated_loop(loop_samples=1 << 23, block_samples=1 << 19, cells_per_s=10_000, seed=3)
-    if kind == "loop":
+    if kind != "gaps":
         blocks = LoopSource(loop.samples, 5e9, metadata=loop.metadata, block_samples=1 << 19, paced=False)
-        return blocks, calibrate_on_source(blocks, Settings())
+        calibration = calibrate_on_source(blocks, Settings())
+        if kind == "loop":
+            return blocks, calibration
+        # beside the cells, something without end
+        after = (np.arange(loop.samples.size) - loop.first_line_start_samples) % loop.line_period_samples
+        samples = np.where((after > 20) & (after < 30), -102 + 0.6 * (loop.samples + 102.0), loop.samples)
+        samples = samples.astype(loop.samples.dtype)
+        return LoopSource(samples, 5e9, metadata=loop.metadata, block_samples=1 << 19, paced=False), calibration
     # a gap that the clock gets over, one that it does not, and blocks shorter than it needs to lock
     with CaptureWriter(folder / "gaps.h5", loop.metadata, loop.samples.dtype) as writer:
         writer.append(loop.samples[: 1 << 22], device_index=0)
@@ -43,7 +51,7 @@ with tempfile.TemporaryDirectory() as folder:
     folder = Path(folder)
     source, calibration = source_of(sys.argv[1], folder)
     warm_up(source, calibration, files=True)
-    before, duration_s = compiled(), 2e-3 if sys.argv[1] == "loop" else None
+    before, duration_s = compiled(), None if sys.argv[1] == "gaps" else 2e-3
     for name, write_rows, share in (("single", 2048, 1.0), ("fast", 4, 0.5)):
         live_results.WRITE_ROWS = write_rows
         at = folder / name
@@ -64,6 +72,10 @@ def new_kernels(kind: str) -> list[str]:
 
 def test_warm_up_compiles_all_that_a_simulated_stream_needs() -> None:
     assert new_kernels("loop") == []
+
+
+def test_warm_up_compiles_all_that_a_stream_with_a_stripe_needs() -> None:
+    assert new_kernels("stripe") == []
 
 
 def test_warm_up_compiles_all_that_a_replay_with_gaps_in_short_blocks_needs() -> None:

@@ -98,6 +98,21 @@ def test_drift_and_walk(clock: dict, bounds: float, lab: object) -> None:
     assert lab.count_matches(simulated, found) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("walk", [1e-9, 3e-9])
+def test_a_walk_is_followed_as_far_as_noise_allows(walk: float, lab: object) -> None:
+    """Starts err as those of the best smoother: sqrt(q v) / 2 for a walk of variance q a line and delays of variance v.
+
+    It averages over 12 and 4 lines here, less than a usual block holds.
+    """
+    simulated = lab.simulate(lab.instrument(clock={"walk_s_per_root_s": walk}), 2000, seed=6)
+    found = lab.process(simulated.samples, code_limits=(-128, 127))
+    period = simulated.instrument.line_period_samples
+    step = walk * np.sqrt(period * 5e9)  # samples, from line to line
+    first = round((found.starts[0] - simulated.starts[0]) / period)
+    error = found.starts[: simulated.lines - first] - simulated.starts[first : first + found.starts.size]
+    assert error.std() < 1.15 * np.sqrt(0.5 * step * simulated.delay_bound())
+
+
 @pytest.mark.parametrize("lines", [22, 30, 60])
 def test_very_short_captures(lines: int, lab: object) -> None:
     simulated = lab.simulate(lab.instrument(), lines, seed=2)
