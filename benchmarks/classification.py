@@ -44,7 +44,10 @@ def digitised(collection: Collection, samples: float, rate_gsa: float, cache: Pa
     images: dict[str, list[np.ndarray]] = {form: [] for form in FORMS}
     there = np.ones(len(collection), dtype=bool)
     pixel_um = pixel_of_samples_um(instrument, samples)
-    for one in digitise(collection.read, len(collection), instrument, pixel_um=pixel_um):
+    # what is brighter than the ground is noise of its camera
+    for one in digitise(
+        lambda index: collection.read(index).clip(0, 1), len(collection), instrument, pixel_um=pixel_um
+    ):
         there[one.index] = one.missing is None
         for form in FORMS:
             image = getattr(one, form)

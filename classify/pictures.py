@@ -126,6 +126,6 @@ def _deviating(image: np.ndarray) -> np.ndarray:
 
 def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
     """First and last row and column of a mask; all of it where it is empty."""
-    (top,), (bottom,) = _ends(mask.any(axis=1)[None])
-    (left,), (right,) = _ends(mask.any(axis=0)[None])
+    (top,), (bottom,) = _ends(np.any(mask, axis=1, keepdims=True).T)
+    (left,), (right,) = _ends(np.any(mask, axis=0, keepdims=True))
     return int(top), int(bottom), int(left), int(right)

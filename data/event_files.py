@@ -99,7 +99,7 @@ class EventFile:
     def mask(self, index: int) -> NDArray[np.bool_] | None:
         if not self.masks:
             return None
-        mask = self._stored(self.masks, index) > 0
+        mask = self._stored(self.masks, index).astype(bool)
         return np.ascontiguousarray(mask.T if self.transposed else mask) if mask.any() else None
 
     def content(self, index: int) -> bytes:

@@ -579,7 +579,7 @@ def _replayed_stream(stack: Any, path: Path, rate: float, settings: "Settings", 
 Images = Annotated[
     Path, typer.Argument(metavar="IMAGES", help="Folder of class folders, table, .rtdc, IFCB bin or stack of images.")
 ]
-ModelFile = Annotated[Path, typer.Option("--model", metavar="M", help="Model file, made by 'train'.")]
+NeededModel = Annotated[Path, typer.Option("--model", metavar="M", help="Model file, made by 'train'.")]
 Labels = Annotated[
     Path | None, typer.Option("--labels", metavar="TABLE", help="CSV or Parquet table of path and label.")
 ]
@@ -636,7 +636,7 @@ def train(
 @app.command()
 def classify(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Collections of images, or single ones.")],
-    model: ModelFile,
+    model: NeededModel,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="CSV", help="Table to write.")],
     polarity: Polarity = "dark",
     pixel_um: PixelUm = None,
@@ -673,7 +673,7 @@ def classify(
 @app.command()
 def evaluate(
     images: Images,
-    model: ModelFile,
+    model: NeededModel,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="HTML", help="Report page to write.")] = None,
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Only what was kept aside when the model was trained on these images.")
