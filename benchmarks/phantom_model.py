@@ -99,7 +99,7 @@ def main() -> None:
             f"never seen rejected {rejected:.3f} of {len(foreign)}"
         )
         results[network] = figures | counts | {"foreign": {"n": len(foreign), "rejected_fraction": rejected}}
-        if given.write and network == "fast":
+        if given.write and network == "accurate":
             MODELS.mkdir(exist_ok=True)
             (MODELS / "phantoms.onnx").write_bytes(content)
     write_result("phantom_model", results)

@@ -17,6 +17,8 @@ from .model import ModelCard, ModelError, read_card
 from .onnx_file import MOST_BYTES, inspect_onnx
 from .pictures import LEVELS_PER_TRANSMISSION, pictures_of_crops
 
+#: Name of the model that comes with stretchscope, trained on phantoms of phytoplankton.
+BUILT_IN = "phantoms"
 #: What a cell is called that is none of the classes.
 UNKNOWN = "unknown"
 # Cells are run in batches of one size, the last one filled up: the result for a cell does not depend on its company.
@@ -195,13 +197,15 @@ def load_model(path: Path) -> Model:
 
 
 def read_model(path: Path) -> bytes:
-    """Content of a model file.
+    """Content of a model file; of the model that comes with stretchscope, if the path is ``BUILT_IN`` and no file.
 
     Raises
     ------
     ModelError
         If it cannot be read, or has more than ``MOST_BYTES``.
     """
+    if str(path) == BUILT_IN and not path.exists():
+        return (resources.files("stretchscope.data") / "models" / f"{BUILT_IN}.onnx").read_bytes()
     try:
         size = path.stat().st_size
         if size > MOST_BYTES:
@@ -209,12 +213,6 @@ def read_model(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def built_in_model(name: str = "phantoms") -> Model:
-    """A model that comes with stretchscope."""
-    file = resources.files("stretchscope.data") / "models" / f"{name}.onnx"
-    return Model(file.read_bytes(), name)
 
 
 def _expected_inputs(card: ModelCard) -> dict[str, tuple[int | None, ...]]:

@@ -55,7 +55,12 @@ DarkLevel = Annotated[
 ]
 FlowSpeed = Annotated[float | None, typer.Option("--flow-speed", metavar="M_PER_S", help="Flow speed.")]
 FieldOfView = Annotated[float | None, typer.Option("--field-of-view", metavar="UM", help="Length of the imaged line.")]
-ModelFile = Annotated[Path | None, typer.Option("--model", metavar="ONNX", help="Model that tells each cell's class.")]
+ModelFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--model", metavar="ONNX", help="Model that tells each cell's class; 'phantoms': the one that comes along."
+    ),
+]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, max=256, help="Threads; default: one per core.")]
 
 
@@ -579,7 +584,7 @@ def _replayed_stream(stack: Any, path: Path, rate: float, settings: "Settings", 
 Images = Annotated[
     Path, typer.Argument(metavar="IMAGES", help="Folder of class folders, table, .rtdc, IFCB bin or stack of images.")
 ]
-NeededModel = Annotated[Path, typer.Option("--model", metavar="M", help="Model file, made by 'train'.")]
+NeededModel = Annotated[Path, typer.Option("--model", metavar="M", help="Model file, made by 'train', or 'phantoms'.")]
 Labels = Annotated[
     Path | None, typer.Option("--labels", metavar="TABLE", help="CSV or Parquet table of path and label.")
 ]

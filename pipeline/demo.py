@@ -8,8 +8,10 @@ import h5py
 import numpy as np
 
 from ..acquisition.simulate import simulate
+from ..classify.runtime import BUILT_IN, UNKNOWN
 from .batch import process_capture
 from .execution import Execution
+from .labels import load_cell_model
 from .results import OutputError
 
 LINES, CELLS, SEED = 60_000, 100, 1
@@ -27,9 +29,10 @@ def run_demo(folder: Path, execution: Execution) -> Iterator[str]:
     yield f"1. simulating {LINES} lines with {CELLS} cells of phytoplankton at 5 GSa/s: {capture}"
     simulate(capture, lines=LINES, cells=CELLS, seed=SEED, phantoms="plankton", overwrite=True)
     yield f"2. processing it, without its truth, into {folder}"
-    record = process_capture(capture, folder, overwrite=True, execution=execution)
+    model = load_cell_model(Path(BUILT_IN))
+    record = process_capture(capture, folder, overwrite=True, execution=execution, model=model)
     with h5py.File(capture) as file:
-        cells = file["truth/cells"][:]
+        cells, labels = file["truth/cells"][:], file["truth/labels"].asstr()[:]
         starts = file["truth/line_start_samples"][:]
     # the mean of the first and last pulse alone would carry their jitter
     period = float(np.polyfit(np.arange(starts.size) - starts.size / 2, starts, 1)[0])
@@ -40,9 +43,14 @@ def run_demo(folder: Path, execution: Execution) -> Iterator[str]:
         f"(true: {period:.7f}, error {error:+.1g})"
     )
     with (folder / "capture.csv").open(newline="", encoding="utf-8") as file:
-        found = [(float(row["line_centre"]), float(row["position_um"])) for row in csv.DictReader(file)]
-    matched, invented = match_cells(cells, found)
+        rows = list(csv.DictReader(file))
+    found = [(float(row["line_centre"]), float(row["position_um"])) for row in rows]
+    owner = match_cells(cells, found)
+    matched, invented = np.unique(owner[owner >= 0]).size, np.count_nonzero(owner < 0)
     yield f"   {len(found)} cells found: {matched} of the {len(cells)} true ones, {invented} invented"
+    said = np.array([row["label"] for row in rows])
+    right = np.count_nonzero(said[owner >= 0] == labels[cells["kind"][owner[owner >= 0]]])
+    yield f"   {right} of them told for what they are, {np.count_nonzero(said == UNKNOWN)} called unknown"
     yield f"3. open {folder / 'capture.html'} (pictures and table), or {folder / 'capture.rtdc'} in any RT-DC viewer"
 
 
@@ -54,26 +62,31 @@ def _is_simulated(path: Path) -> bool:
         return False
 
 
-def match_cells(cells: np.ndarray, found: list[tuple[float, float]]) -> tuple[int, int]:
-    """True cells with a found one inside their extent, and found ones outside every true cell's extent.
+def match_cells(cells: np.ndarray, found: list[tuple[float, float]]) -> np.ndarray:
+    """Which true cell each found one is, the nearest of those in whose extent its centre lies; -1 for none.
 
     Parameters
     ----------
     cells : structured ndarray
         ``truth/cells`` of a simulated capture.
-    found : list of (float, float)
+    found : list of N (float, float)
         Line and position along the line [µm] of the centres of the found cells.
+
+    Returns
+    -------
+    owner : ndarray of shape (N,), int
+        Index into ``cells``.
     """
-    hits = np.zeros(len(cells), dtype=int)
-    invented = 0
-    for line, x_um in found:
-        margin = 2.0  # µm: where the line is taken to begin differs between truth and measurement
+    margin = 2.0  # µm: where the line is taken to begin differs between truth and measurement
+    owner = np.full(len(found), -1)
+    for number, (line, x_um) in enumerate(found):
         inside = (
             (cells["line_first"] <= line)
             & (line <= cells["line_last"])
             & (cells["x_first_um"] - margin <= x_um)
             & (x_um <= cells["x_last_um"] + margin)
         )
-        hits += inside
-        invented += not inside.any()
-    return int(np.count_nonzero(hits)), invented
+        if inside.any():
+            away = np.abs((cells["line_first"] + cells["line_last"]) / 2 - line) + np.where(inside, 0, np.inf)
+            owner[number] = away.argmin()
+    return owner
