@@ -610,11 +610,18 @@ def train(
     labels: Labels = None,
     polarity: Polarity = "dark",
     pixel_um: PixelUm = None,
+    sample_rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="HZ", min=1e9, max=1e11, help="Train on the images as a digitiser of this rate would give them."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a training broken off.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a classifier on labelled images: one model file, for process, stream and classify."""
+    from .digitise import digitised_collection
     from .settings import SettingsError
     from .training import TrainingPlan, train_model
 
@@ -628,6 +635,8 @@ def train(
     plan = TrainingPlan(classifier=classifier, network=network, epochs=epochs, turn=turn, seed=seed)
     collection = _open_images(images, labels, polarity, pixel_um)
     with _steps() as progress:
+        if sample_rate is not None:
+            collection = digitised_collection(collection, sample_rate, progress)
         summary = train_model(collection, output, plan, overwrite=overwrite, resume=resume, progress=progress, say=_say)
     if as_json:
         _print_json(summary)

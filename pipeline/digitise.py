@@ -18,6 +18,7 @@ from scipy import ndimage, sparse
 from ..acquisition._simulate_tiles import Tile, tiles
 from ..acquisition.optics import Instrument
 from ..acquisition.simulate import ordinary_instrument
+from ..data.collections import Collection, CollectionError, collection_of
 from ..data.image_scene import GAP_PIXELS, WIDEST_SHARE, ImageScene
 from ..data.phantoms import EmptyScene, Scene
 from ..sr.calibrate import Span, measure_background
@@ -82,6 +83,38 @@ def slow_flow_instrument(sample_rate_hz: float) -> Instrument:
 def pixel_of_samples_um(instrument: Instrument, samples: float, sample_rate_hz: float = 20e9) -> float:
     """Side of a picture's pixel that is as wide as so many samples at a given rate [µm]."""
     return samples * instrument.um_per_sample * instrument.digitiser.sample_rate_hz / sample_rate_hz
+
+
+def digitised_collection(
+    collection: Collection, sample_rate_hz: float, progress: Callable[[str, int, int], None] | None = None
+) -> Collection:
+    """A collection as a microscope of some sample rate would give it, super-resolved: what a classifier meets there.
+
+    The instrument is :func:`slow_flow_instrument`. Pictures that it cannot take whole are left out.
+
+    Raises
+    ------
+    CollectionError
+        If the size of the pictures' pixels is not known, or none of them fits.
+    """
+    if collection.pixel_um is None:
+        raise CollectionError("to digitise images, the size of their pixels must be known: give --pixel-um")
+    seen: list[Digitised] = []
+    for one in digitise(
+        lambda index: collection.read(index).clip(0, 1), len(collection), slow_flow_instrument(sample_rate_hz),
+        pixel_um=collection.pixel_um,
+    ):  # fmt: skip
+        if one.super_resolved is not None:
+            seen.append(one)
+        if progress is not None:
+            progress("digitising", one.index + 1, len(collection))
+    if not seen:
+        raise CollectionError("no image fits in the field of view of the microscope: is --pixel-um right?")
+    kept = [one.index for one in seen]
+    names = [collection.names[index] for index in kept]
+    labels = [collection.classes[label] if label >= 0 else None for label in collection.labels[kept]]
+    images = [one.super_resolved for one in seen if one.super_resolved is not None]
+    return collection_of(images, labels, names=names, cells=names, pixel_um=collection.pixel_um)
 
 
 def digitise(

@@ -145,3 +145,17 @@ def test_outputs_are_looked_at_before_the_work(run: Run, shapes: Path, tmp_path:
     status, _, err = run("classify", shapes, "--model", there, "-o", tmp_path / "p.csv")
     assert status == 2
     assert "not an ONNX model" in err
+
+
+@pytest.mark.train
+@pytest.mark.slow
+def test_a_model_is_trained_on_what_a_digitiser_would_give(run: Run, shapes: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="training needs onnx: make test-all")
+    model = tmp_path / "m.onnx"
+    given = ("train", shapes, "-o", model, "--classifier", "ensemble", "--sample-rate", "5e9")
+    status, _, err = run(*given)
+    assert status == 2
+    assert "--pixel-um" in err
+    status, out, err = run(*given, "--pixel-um", 0.2, "--json")
+    assert status == 0, err
+    assert json.loads(out)["validation"]["balanced_accuracy"] > 0.8
