@@ -13,7 +13,7 @@ from .pictures import LEVELS_PER_TRANSMISSION, SIDE_PX
 #: Channels of each layer, after the step of the first one [pixels]. A layer of as many channels as the one before adds
 #: to it; one of more halves the picture. Multiples of 16 suit the vectors of a processor.
 NETWORKS: dict[str, tuple[int, tuple[int, ...]]] = {
-    "accurate": (4, (24, 24, 48, 48, 96, 96)),
+    "accurate": (6, (32, 32, 64, 64, 96, 96)),
     "fast": (8, (32, 64, 96)),
 }
 

@@ -145,7 +145,9 @@ def train_network(
     levels, sides, targets = torch.from_numpy(pictures["levels"].copy()), _log_sides(pictures), torch.from_numpy(labels)
     while len(trained.epochs) < settings.epochs and not state.exhausted:
         number = len(trained.epochs)
-        random = torch.Generator().manual_seed((settings.seed << 20) + number)
+        random = torch.manual_seed(
+            (settings.seed << 20) + number + 1
+        )  # a training that goes on draws what it would have
         network.train()
         order, total = torch.randperm(len(pictures), generator=random), 0.0
         for step in range(steps):

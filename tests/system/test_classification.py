@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -27,7 +28,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
             along = np.abs(x * np.cos(angle) - y * np.sin(angle))
             r = np.hypot(x, y)
             dark = {"bar": (across < 3) & (along < radius), "disc": r < radius, "ring": np.abs(r - radius) < 3}[name]
-            grey = 230 * (1 - 0.6 * dark) + 2 * random.normal(size=dark.shape)
+            texture = ndimage.gaussian_filter(random.normal(size=dark.shape), 2) * 7  # no two are alike
+            grey = 230 * (1 - dark * (0.6 + 0.15 * texture).clip(0.2, 1)) + 2 * random.normal(size=dark.shape)
             Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(folder / name / f"{index:02}.png")
     return folder
 
