@@ -37,7 +37,7 @@ _MOST_CHI2 = 1.5
 _ROUNDING = 1 / 12
 # Rounds go on until the empty line changes by less than this share of its noise (root mean square where it is lit).
 _SETTLED = 0.2
-# Energies and delays of lines depend on their phase as far as chance shows less with all but this probability.
+# The energies of lines depend on their phase as far as chance shows less with all but this probability.
 _CHANCE = 1e-3
 
 
@@ -217,11 +217,11 @@ def _refine(spans: Sequence[Span], background: Background, *, register_lines: bo
         empty = chi2 <= 1.3 * emptiest
         baselines.append(fits[empty, 3])
         phase = np.ceil(starts[:-1]) - starts[:-1]
-        _take_out_phase(fits, phase, empty, _CHANCE, (background.gain_std, background.delay_std_samples))
+        _take_out_phase(fits, phase, empty, background.gain_std)
         if empty.sum() >= 8:
             free = line_fits(samples, span.origin, starts[:-1][empty], tables, gain_std=0.2, delay_std=0.5)
             # all of it: what little chance takes from the scatter does not matter
-            _take_out_phase(free, phase[empty], np.ones(len(free), dtype=bool), 1.0, (0.0, 0.0))
+            _take_out_phase(free, phase[empty], np.ones(len(free), dtype=bool), 0.0)
             free_fits.append(free)
         trust = np.minimum(1.0, 1.3 * emptiest / np.maximum(chi2, 1e-9)) ** (4 if register_lines else 2)
         # of what was measured, as much as the scatter from line to line makes credible
@@ -270,15 +270,14 @@ def _steady_starts(samples: np.ndarray, origin: int, background: Background, tab
     return starts if starts.size >= 4 else None
 
 
-def _take_out_phase(
-    fits: np.ndarray, phase: np.ndarray, empty: np.ndarray, chance: float, own: tuple[float, float]
-) -> None:
+def _take_out_phase(fits: np.ndarray, phase: np.ndarray, empty: np.ndarray, gain_std: float) -> None:
     """Remove from gains and delays, in place, what depends on the sub-sample phase of the line.
 
     A pulse knows nothing of the digitiser's clock: such a dependence is an error of the profile, and belongs there. But
     pulses that scatter by themselves show some by chance, which the profile would turn into structure finer than a
-    sample. So only that is removed by which the chi-square of the dependence exceeds the one that chance exceeds with
-    probability ``chance``; 1 removes all. ``own``: standard deviations of gain and delay from pulse to pulse.
+    sample. So of the gains only that is removed by which the chi-square of the dependence exceeds the one that chance
+    exceeds with probability ``_CHANCE``, for pulses whose energies scatter by ``gain_std``. Delays are taken off the
+    lines again, and with them what chance has put there.
     """
     if not empty.any():
         return
@@ -292,12 +291,12 @@ def _take_out_phase(
     columns, solve = columns[:, seen], axes[seen].T / powers[seen]
     if not seen.any():
         return
-    for column, nominal, std in ((4, 1.0, own[0]), (0, 0.0, own[1])):
+    for column, nominal, std in ((4, 1.0, gain_std), (0, 0.0, 0.0)):
         values = fits[empty, column] - nominal
         parts = columns.T @ values
         explained = max(float(parts @ parts), 1e-30)
         scatter = max(float(values @ values) - explained, 0.0) / (values.size - 1 - parts.size)
-        share = max(0.0, 1 - float(chdtri(parts.size, chance)) * min(scatter, std**2) / explained)
+        share = max(0.0, 1 - float(chdtri(parts.size, _CHANCE)) * min(scatter, std**2) / explained)
         fits[:, column] -= share * (waves @ (solve @ parts))
 
 
