@@ -398,7 +398,7 @@ def test_phantoms_may_be_plankton(tmp_path) -> None:
     with h5py.File(tmp_path / "c.h5") as file:
         assert set(file["truth/labels"].asstr()[:]) >= {"chain_diatom", "colony"}
         assert len(file["truth/cells"]) == 6
-    with pytest.raises(ValueError, match="phantoms must be one of cells, plankton, got 'fish'"):
+    with pytest.raises(ValueError, match="phantoms must be one of cells, plankton, foreign, got 'fish'"):
         simulate(tmp_path / "d.h5", lines=2000, cells=6, phantoms="fish")
 
 
