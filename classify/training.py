@@ -21,7 +21,8 @@ from .scores import balanced_accuracy
 
 # Share of each step that the averaged weights take, once training is under way.
 _AVERAGING = 0.002
-_PIXELS_AT_ONCE = 256
+_PICTURES_AT_ONCE = 256
+_FEWEST_STEPS, _SMALLEST_BATCH = 16, 8
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class TrainingSettings:
     patience : int
         Passes without a better balanced accuracy on the validation pictures after which it ends.
     batch : int
-        Pictures per step.
+        Pictures per step; fewer where a pass would have less than ``_FEWEST_STEPS``.
     rate, decay : float
         Largest learning rate and weight decay (AdamW).
     smoothing : float
@@ -141,7 +142,8 @@ def train_network(
         state.load(checkpoint, recipe)
     shares = np.bincount(labels, minlength=classes) / len(labels)
     prior = settings.balance * torch.from_numpy(np.log(shares)).float()
-    steps = math.ceil(len(pictures) / settings.batch)
+    batch = min(settings.batch, max(len(pictures) // _FEWEST_STEPS, _SMALLEST_BATCH))
+    steps = math.ceil(len(pictures) / batch)
     levels, sides, targets = torch.from_numpy(pictures["levels"].copy()), _log_sides(pictures), torch.from_numpy(labels)
     while len(trained.epochs) < settings.epochs and not state.exhausted:
         number = len(trained.epochs)
@@ -151,7 +153,7 @@ def train_network(
         network.train()
         order, total = torch.randperm(len(pictures), generator=random), 0.0
         for step in range(steps):
-            chosen = order[step * settings.batch : (step + 1) * settings.batch]
+            chosen = order[step * batch : (step + 1) * batch]
             if len(chosen) == 1:
                 continue  # batch normalisation takes two
             for group in optimiser.param_groups:
@@ -177,8 +179,8 @@ def score_pictures(network: CellNetwork, pictures: np.ndarray) -> tuple[np.ndarr
     """Scores (N, classes) and embeddings (N, features) of pictures, float32."""
     scores, embeddings = [], []
     with torch.no_grad():
-        for first in range(0, len(pictures), _PIXELS_AT_ONCE):
-            part = pictures[first : first + _PIXELS_AT_ONCE]
+        for first in range(0, len(pictures), _PICTURES_AT_ONCE):
+            part = pictures[first : first + _PICTURES_AT_ONCE]
             embedded = network.embed(darkness_of(torch.from_numpy(part["levels"].copy())), _log_sides(part))
             embeddings.append(embedded.numpy())
             scores.append(network.scores(embedded).numpy())
