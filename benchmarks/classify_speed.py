@@ -62,10 +62,9 @@ def measured(transmission: np.ndarray, masks: np.ndarray) -> dict[str, np.ndarra
     place = np.column_stack([np.arange(count) * CROP_PX**2, np.full((count, 2), CROP_PX)]).astype(np.int64)
     flat = np.ascontiguousarray(transmission).ravel()
     known, std = np.ones(flat.size, np.bool_), np.full(flat.size, 0.005, np.float32)
-    seeds, work = masks.ravel().copy(), np.empty(flat.size, np.bool_)
-    labels = np.empty(flat.size, np.int32)
-    cells = segment_images(place, flat, known, std, seeds, work, labels, floor=0.03, min_area_px=12)
-    values = measure_images(place, cells, labels, flat, known, pixel_um=None)
+    seeds, labels = masks.ravel().copy(), np.empty(flat.size, np.int32)
+    cells, extents = segment_images(place, flat, known, std, seeds, labels, floor=0.03, min_area_px=12)
+    values = measure_images(place, cells, extents, labels, flat, known, pixel_um=None)
     return dict(zip(feature_columns(calibrated=False), values.T, strict=True))
 
 
