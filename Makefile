@@ -42,7 +42,7 @@ types: $(STAMPED)-lint
 	for room in acquisition sr classify data pipeline; do ln -s ../../../$$room build/typed/stretchscope/$$room; done
 	MYPYPATH=build/typed $(BIN)/mypy -p stretchscope
 
-bench: $(STAMPED)
+bench: $(STAMPED)-train
 	for script in $$(grep -l __main__ benchmarks/*.py); do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
 
 docs: $(STAMPED)

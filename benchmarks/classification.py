@@ -7,7 +7,7 @@ sets the split as well. Differences are paired: the same test images, digitised 
 
 A study of hours, kept part by part; digitised pictures are kept in ``--cache``:
 
-    python benchmarks/classification.py --cache DIR [--samples 1 2 4] [--rates 20 5 3 2] [--seeds 5] [--epochs 40]
+    python benchmarks/classification.py [--cache DIR] [--samples 1 2 4] [--rates 20 5 3 2] [--seeds 5] [--epochs 40]
 """
 
 import argparse
@@ -129,7 +129,7 @@ def _difference(
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--cache", type=Path, required=True)
+    options.add_argument("--cache", type=Path, default=Path("build/digitised"))
     options.add_argument("--samples", nargs="+", type=float, default=(1, 2, 4))
     options.add_argument("--rates", nargs="+", type=float, default=(20, 5, 3, 2))
     options.add_argument("--classifiers", nargs="+", choices=("ensemble", "network"), default=("ensemble", "network"))
