@@ -12,12 +12,11 @@ A study of hours, kept part by part; digitised pictures are kept in ``--cache``:
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
-from record import RESULTS, write_result
+from record import DATA, RESULTS, as_digits, from_digits, write_result
 
 from stretchscope.classify.estimator import FeatureClassifier
 from stretchscope.classify.feature_table import feature_names, feature_table
@@ -28,9 +27,7 @@ from stretchscope.classify.training import TrainingSettings, score_pictures, tra
 from stretchscope.data.collections import Collection, open_collection, split
 from stretchscope.pipeline.digitise import digitise, pixel_of_samples_um, slow_flow_instrument
 
-DATA = Path(os.environ.get("STRETCHSCOPE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 FORMS = ("super_resolved", "raw_lines")
-_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _NAMES = feature_names(in_um=True)
 
 
@@ -83,7 +80,7 @@ def summary(kept: dict[str, str], labels: np.ndarray, tests: dict[str, list[np.n
     cases: dict[str, dict[int, np.ndarray]] = {}
     for key, found in kept.items():
         case, seed = key.rsplit("/", 1)
-        cases.setdefault(case, {})[int(seed)] = np.array([_DIGITS.index(digit) for digit in found])
+        cases.setdefault(case, {})[int(seed)] = from_digits(found)
     result: dict[str, dict] = {}
     for case, by_seed in cases.items():
         samples, _, _, classifier = case.split("/")
@@ -165,7 +162,7 @@ def main() -> None:
                         train, test = trains[f"{samples:g}"][seed], tests[f"{samples:g}"][seed]
                         found = found_by(classifier, seen, labels, train, test, seed, given.epochs)
                         kept = json.loads(path.read_text())["kept"] if path.exists() else {}
-                        kept[key] = "".join(_DIGITS[label] for label in found)
+                        kept[key] = as_digits(found)
                         print(key, f"{balanced_accuracy(labels[test], found):.4f}", flush=True)
                         write_result(
                             "classification",

@@ -7,13 +7,12 @@ same run, from the same samples: each line interpolated by itself, and lines reg
     python benchmarks/decimation.py [capture.hdf5]
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import write_result
+from record import DATA, write_result
 
 from stretchscope.acquisition import open_capture
 from stretchscope.sr.calibrate import Span, measure_background
@@ -102,8 +101,7 @@ def rms(difference: np.ndarray, known: np.ndarray) -> float:
 
 
 def main() -> None:
-    data = Path(os.environ.get("STRETCHSCOPE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else data / "oil_emulsion.hdf5"
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else DATA / "oil_emulsion.hdf5"
     with open_capture(path) as capture:
         samples = capture.read(0, capture.samples)
     rows = [compare(samples, divisor) for divisor in DIVISORS]

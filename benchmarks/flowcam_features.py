@@ -9,7 +9,6 @@ Writes the JSON, and the tables in docs/features.md from it.
 
 import argparse
 import csv
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from record import write_result
+from record import DATA, write_result
 from scipy import ndimage
 
 from stretchscope.classify.features import measure_cell
@@ -207,8 +206,7 @@ def tables(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    data = os.environ.get("STRETCHSCOPE_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"
-    parser.add_argument("flowcam", type=Path, nargs="?", default=Path(data) / "flowcam")
+    parser.add_argument("flowcam", type=Path, nargs="?", default=DATA / "flowcam")
     folder = parser.parse_args().flowcam
     result = {"features": compare_features(folder), "segmentation": compare_segmentation(folder)}
     write_result("flowcam_features", result)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import memory_read_bytes_per_s, write_result
+from record import DATA, memory_read_bytes_per_s, write_result
 
 from stretchscope.acquisition import open_capture
 from stretchscope.acquisition.simulate import simulate
@@ -105,7 +105,6 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=200_000, help="lines of the simulated captures")
     lines = parser.parse_args().lines
     workers = os.cpu_count() or 1
-    data = Path(os.environ.get("STRETCHSCOPE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
     runs = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -118,8 +117,8 @@ def main() -> None:
         process_capture(folder / "warm.h5", folder / "out", SETTINGS, full_image=True)  # compiles
         runs["usual"] = time_run(folder / "usual.h5", folder / "out", workers)
         runs["slow flow, short pulses"] = time_run(folder / "slow.h5", folder / "out", workers)
-        if (data / "oil_emulsion.hdf5").exists():
-            runs["real capture"] = time_run(data / "oil_emulsion.hdf5", folder / "out", workers)
+        if (DATA / "oil_emulsion.hdf5").exists():
+            runs["real capture"] = time_run(DATA / "oil_emulsion.hdf5", folder / "out", workers)
     for run, result in runs.items():
         parts, grid = result["one_thread"], result["grid"]
         print(f"{run}: {result['samples']} samples, {result['image']['rows']} x {result['image']['columns']} pixels")

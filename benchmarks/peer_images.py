@@ -17,7 +17,6 @@ lines alone see one half of the positions, and odd lines the other.
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ import matplotlib
 import numpy as np
 import proximal_peer
 from peer_solvers import cpu_seconds, run_on_one_thread, seen_pixels
-from record import write_result
+from record import DATA, write_result
 from scipy import ndimage, sparse
 from scipy.sparse import linalg
 
@@ -528,8 +527,7 @@ def draw(pictures: dict[str, Picture], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    data = Path(os.environ.get("STRETCHSCOPE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-    parser.add_argument("capture", type=Path, nargs="?", default=data / "oil_emulsion.hdf5")
+    parser.add_argument("capture", type=Path, nargs="?", default=DATA / "oil_emulsion.hdf5")
     figures = Path(__file__).resolve().parents[1] / "docs" / "figures"
     parser.add_argument("--figure", type=Path, default=figures / "droplet-peers.png")
     arguments = parser.parse_args()

@@ -16,15 +16,13 @@ study of hours can be made in parts:
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from record import RESULTS, write_result
+from record import DATA, RESULTS, as_digits, from_digits, write_result
 from scipy.special import softmax
 from skimage.feature import hog
 from sklearn.pipeline import make_pipeline
@@ -41,10 +39,8 @@ from stretchscope.classify.training import TrainingSettings, score_pictures, tra
 from stretchscope.data.collections import fold, open_collection
 from stretchscope.pipeline.training import read_features, read_pictures
 
-DATA = Path(os.environ.get("STRETCHSCOPE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 FOLDS, ASIDE = 5, 0.1
 METHODS = ("network", "ensemble", "hog", "resnet")
-_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 class ResNet18(CellNetwork):
@@ -141,7 +137,7 @@ def run_fold(
     found = scores.argmax(axis=1)
     print(f"{method}, fold {number}: balanced accuracy {balanced_accuracy(labels[test], found):.4f}", flush=True)
     return {
-        "found": "".join(_DIGITS[label] for label in found),
+        "found": as_digits(found),
         "ece": calibration_error(probabilities.max(axis=1), found == labels[test]),
         "parameters": size,
         "epochs": epochs if method in ("network", "resnet") else None,
@@ -178,7 +174,7 @@ def summary(kept: dict[str, dict[str, dict]], folds: np.ndarray, labels: np.ndar
 def _joined(parts: dict[str, dict], folds: np.ndarray) -> np.ndarray:
     found = np.empty(folds.size, dtype=int)
     for number, part in parts.items():
-        found[folds == int(number)] = [_DIGITS.index(digit) for digit in part["found"]]
+        found[folds == int(number)] = from_digits(part["found"])
     return found
 
 

@@ -12,6 +12,9 @@ import numba
 import numpy as np
 
 RESULTS = Path(__file__).resolve().parent / "results"
+#: The shared data: real captures and images.
+DATA = Path(os.environ.get("STRETCHSCOPE_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def machine() -> dict[str, object]:
@@ -29,6 +32,16 @@ def machine() -> dict[str, object]:
         "numpy": np.__version__,
         "numba": numba.__version__,
     }
+
+
+def as_digits(classes: np.ndarray) -> str:
+    """Classes of up to 36 as a text, one digit or letter each."""
+    return "".join(_DIGITS[number] for number in classes)
+
+
+def from_digits(text: str) -> np.ndarray:
+    """What :func:`as_digits` wrote."""
+    return np.array([_DIGITS.index(digit) for digit in text])
 
 
 def seconds(work: Callable[[], object], repeats: int = 3) -> float:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from record import memory_read_bytes_per_s, seconds, write_result
+from record import DATA, memory_read_bytes_per_s, seconds, write_result
 
 from stretchscope.acquisition import open_capture
 from stretchscope.acquisition.simulate import simulate
@@ -80,8 +80,7 @@ def main() -> None:
     parser.add_argument("--samples", type=float, default=1e9, help="samples of the long run")
     lines = int(parser.parse_args().samples / PERIOD_SAMPLES)
     workers = os.cpu_count() or 1
-    data = Path(os.environ.get("STRETCHSCOPE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-    real = data / "oil_emulsion.hdf5"
+    real = DATA / "oil_emulsion.hdf5"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         simulate(folder / "short.h5", lines=100_000, cells=250)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.utils.validation import check_is_fitted
@@ -134,8 +135,6 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:  # noqa: N803
         """Probabilities of the classes, (N, classes), not calibrated."""
-        from scipy.special import softmax
-
         probabilities: np.ndarray = softmax(self.decision_function(X).astype(np.float64), axis=1)
         return probabilities
 

@@ -6,7 +6,6 @@ size, and sees the same.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -85,9 +84,9 @@ def pictures_of_images(
     ends = np.cumsum(shapes[:, 0] * shapes[:, 1])
     place = np.column_stack([np.append(0, ends[:-1]), shapes])
     known = [None] * len(images) if masks is None else masks
-    boxes = np.array(
-        [_box(_deviating(image) if mask is None else mask) for image, mask in zip(images, known, strict=True)]
-    )
+    boxes = np.empty((len(images), 4), np.int64)
+    for box, image, mask in zip(boxes, images, known, strict=True):
+        mark_ends(_deviating(image)[None] if mask is None else np.ascontiguousarray(mask, np.bool_)[None], box[None])
     values = np.concatenate([np.ravel(image) for image in images]).astype(np.float32, copy=False)
     return _draw(place, values, _squares(boxes), pixel_um)
 
@@ -111,21 +110,8 @@ def _squares(boxes: np.ndarray) -> np.ndarray:
     return np.column_stack([middle - side[:, None] / 2, side])
 
 
-def _ends(any_of: Any) -> tuple[np.ndarray, np.ndarray]:
-    """First and last True of each row of (N, n); the whole row where there is none."""
-    first = any_of.argmax(axis=1)
-    return first, any_of.shape[1] - 1 - any_of[:, ::-1].argmax(axis=1)
-
-
 def _deviating(image: np.ndarray) -> np.ndarray:
     """Pixels of an image that are not clear, once smoothed."""
     smooth = ndimage.uniform_filter(np.nan_to_num(image, nan=1.0), 3, mode="nearest")
     marked: np.ndarray = np.abs(smooth - 1) > _FAINT
     return marked
-
-
-def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """First and last row and column of a mask; all of it where it is empty."""
-    (top,), (bottom,) = _ends(np.any(mask, axis=1, keepdims=True).T)
-    (left,), (right,) = _ends(np.any(mask, axis=0, keepdims=True))
-    return int(top), int(bottom), int(left), int(right)

@@ -61,11 +61,16 @@ class Verdicts:
         return self.probabilities.max(axis=1, initial=0.0)
 
     @property
+    def best(self) -> np.ndarray:
+        """Index of each cell's most probable class, int (N,)."""
+        best: np.ndarray = self.probabilities.argmax(axis=1)
+        return best
+
+    @property
     def labels(self) -> np.ndarray:
         """The most probable class, or ``UNKNOWN``; str (N,)."""
         names = np.array([*self.classes, UNKNOWN])
-        best = self.probabilities.argmax(axis=1) if len(self.probabilities) else np.zeros(0, int)
-        labels: np.ndarray = names[np.where(self.rejected, len(self.classes), best)]
+        labels: np.ndarray = names[np.where(self.rejected, len(self.classes), self.best)]
         return labels
 
     def top(self, count: int) -> np.ndarray:

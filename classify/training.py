@@ -147,9 +147,8 @@ def train_network(
     levels, sides, targets = torch.from_numpy(pictures["levels"].copy()), _log_sides(pictures), torch.from_numpy(labels)
     while len(trained.epochs) < settings.epochs and not state.exhausted:
         number = len(trained.epochs)
-        random = torch.manual_seed(
-            (settings.seed << 20) + number + 1
-        )  # a training that goes on draws what it would have
+        # of its own for each pass: a training that goes on draws what it would have drawn
+        random = torch.manual_seed((settings.seed << 20) + number + 1)
         network.train()
         order, total = torch.randperm(len(pictures), generator=random), 0.0
         for step in range(steps):

@@ -358,6 +358,7 @@ def calibrate(
     from .calibrate import calibrate_beads
     from .results import OutputError
     from .settings import Settings, SettingsError, read_settings
+    from .whole_file import write_whole
 
     if not 0.01 <= bead_diameter <= 10_000:
         raise SettingsError(f"--bead-diameter-um must lie between 0.01 and 10000, got {bead_diameter:g}")
@@ -375,12 +376,7 @@ def calibrate(
     if spread > 0.1:
         _say(f"warning: {capture}: the beads' sizes scatter by {100 * spread:.0f} %: are they beads of one size?")
     if output is not None:
-        part = output.with_name(output.name + ".part")
-        try:
-            part.write_text(result.as_toml(capture.name, bead_diameter), encoding="utf-8")
-            os.replace(part, output)
-        except OSError as error:
-            raise OutputError(f"{output}: cannot be written: {error.strerror}") from error
+        write_whole(output, result.as_toml(capture.name, bead_diameter).encode())
     if as_json:
         _print_json(asdict(result))
         return

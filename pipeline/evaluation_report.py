@@ -81,7 +81,7 @@ def _curves(figures: dict[str, Any], labels: np.ndarray, verdicts: Verdicts) -> 
     FigureCanvasAgg(figure)
     confusion, calibration, risk = figure.subplots(1, 3, width_ratios=(1.3, 1, 1))
     _draw_confusion(confusion, np.array(figures["confusion"]), verdicts.classes)
-    confidence, right = verdicts.probability, verdicts.probabilities.argmax(axis=1) == labels
+    confidence, right = verdicts.probability, verdicts.best == labels
     mean, share, count = zip(*calibration_curve(confidence, right), strict=True)
     calibration.plot([0, 1], [0, 1], color="0.7")
     calibration.scatter(mean, share, s=20 + 300 * np.array(count) / max(count), alpha=0.6)
@@ -113,7 +113,7 @@ def _draw_confusion(axes: Axes, confusion: np.ndarray, classes: tuple[str, ...])
 
 def _mistakes(collection: Collection, labels: np.ndarray, verdicts: Verdicts) -> bytes:
     """The mistakes that the model was surest of; empty without any."""
-    found = verdicts.probabilities.argmax(axis=1)
+    found = verdicts.best
     wrong = np.flatnonzero(found != labels)
     worst = wrong[np.argsort(-verdicts.probability[wrong], kind="stable")][:_MISTAKES]
     if not worst.size:

@@ -72,13 +72,11 @@ class CellModel:
         """
         verdicts = self.model.of_crops(crops, masks, table, pixel_um=pixel_um)
         scores = dict(zip(self.classes, verdicts.probabilities.T, strict=True))
-        names = np.array([*verdicts.classes, UNKNOWN], dtype=object)
         alphabetical = np.argsort(np.argsort(list(self.classes)))
-        best = verdicts.probabilities.argmax(axis=1) if len(crops) else np.zeros(0, int)
         return {
-            "label": names[np.where(verdicts.rejected, len(verdicts.classes), best)],
+            "label": verdicts.labels.astype(object),
             "probability": verdicts.probability,
-            "ml_class": np.where(verdicts.rejected, -1, alphabetical[best]),
+            "ml_class": np.where(verdicts.rejected, -1, alphabetical[verdicts.best]),
             **scores,
         }
 

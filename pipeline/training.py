@@ -112,8 +112,13 @@ def train_model(
     check_for_training(labelled)
     _need("onnx", *(("torch",) if plan.classifier == "network" else ()))
     train, aside = _train_and_validation(labelled, plan.seed)
-    fit = _fit_network if plan.classifier == "network" else _fit_ensemble
-    content, counts = fit(labelled, train, aside, plan, progress, say, checkpoint)
+    if plan.classifier == "network":
+        content, counts = network_file(
+            read_pictures(labelled, progress), labelled.labels, labelled.classes, (train, aside), plan,
+            pixel_um=labelled.pixel_um, progress=progress, say=say, checkpoint=checkpoint,
+        )  # fmt: skip
+    else:
+        content, counts = _ensemble_file(labelled, train, aside, plan.seed, progress, say)
     model = Model(content, output.name)  # what is written can be read
     write_whole(output, content)
     checkpoint.unlink(missing_ok=True)
@@ -164,22 +169,6 @@ def _train_and_validation(collection: Collection, seed: int) -> tuple[np.ndarray
     if not len(aside):
         raise CollectionError(f"{len(collection)} images are too few: none was left to validate with; add images")
     return train, aside
-
-
-def _fit_network(
-    collection: Collection,
-    train: np.ndarray,
-    aside: np.ndarray,
-    plan: TrainingPlan,
-    progress: Progress | None,
-    say: Callable[[str], None],
-    checkpoint: Path,
-) -> tuple[bytes, dict[str, int]]:
-    pictures = read_pictures(collection, progress)
-    return network_file(
-        pictures, collection.labels, collection.classes, (train, aside), plan, pixel_um=collection.pixel_um,
-        progress=progress, say=say, checkpoint=checkpoint,
-    )  # fmt: skip
 
 
 def network_file(
@@ -251,27 +240,27 @@ def network_file(
     return network_to_onnx(trained, familiar, card), {"parameters": parameters, "macs": multiply_adds(module)}
 
 
-def _fit_ensemble(
+def _ensemble_file(
     collection: Collection,
     train: np.ndarray,
     aside: np.ndarray,
-    plan: TrainingPlan,
+    seed: int,
     progress: Progress | None,
     say: Callable[[str], None],
-    checkpoint: Path,
 ) -> tuple[bytes, dict[str, int]]:
+    """The same for trees over the features of a collection's images."""
     from ..classify.export import ensemble_to_onnx
 
     names = feature_names(in_um=collection.pixel_um is not None)
     table, labels = read_features(collection, names, progress), collection.labels
     say("growing trees")
-    trees = FeatureClassifier(random_state=plan.seed).fit(table[train], labels[train])
+    trees = FeatureClassifier(random_state=seed).fit(table[train], labels[train])
     scores = trees.decision_function(table[aside])
     if scores.ndim == 1:  # of the second of two classes, against the first
         scores = np.stack([np.zeros_like(scores), scores], axis=1)
     nodes = sum(len(tree.nodes) for stage in trees._predictors for tree in stage)
     card = make_card(
-        "ensemble", collection.classes, labels, (scores, labels[aside], -scores.max(axis=1)), plan.seed,
+        "ensemble", collection.classes, labels, (scores, labels[aside], -scores.max(axis=1)), seed,
         trees.get_params(), pixel_um=collection.pixel_um, darkness=_mean_darkness(collection, train), features=names,
     )  # fmt: skip
     return ensemble_to_onnx(trees, card), {"parameters": nodes, "macs": 0}
